@@ -1,0 +1,1 @@
+"""START HERE: config -> plan -> model -> split -> method -> driver -> run folder."""
