@@ -1,5 +1,6 @@
 """From a config to a plan: the public face of the room."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_one_antenna_follows_one_satellite_at_a_time():
     for site in plan.sites:
         contacts = plan.contacts(site)
         assert len(contacts) > 3
-        for before, after in zip(contacts, contacts[1:], strict=False):
+        for before, after in itertools.pairwise(contacts):
             assert before.end_s <= after.start_s
 
 
@@ -104,7 +105,7 @@ def test_wrong_values_are_refused(override: str, error: type[UserError], message
 def test_impossible_scenarios_say_why():
     with pytest.raises(InfeasibleError, match="'Svalbard' sees no satellite"):
         make_plan(scenario("constellation.walker.inclination_deg=10"))
-    with pytest.raises(ConfigError, match="did you mean 'P1S1'"):
-        make_plan(scenario(server={"placement": "satellite", "satellite": "P1S0"}))
+    with pytest.raises(ConfigError, match="did you mean 'P1S"):
+        make_plan(scenario(server={"placement": "satellite", "satellite": "P1S9"}))
     with pytest.raises(DataError, match="does not exist"):
         make_plan(scenario(constellation={"elements": "missing.tle"}))
