@@ -64,22 +64,14 @@ def _load(name: str) -> click.Command:
     return get_command(holder)
 
 
-def _print_version(value: bool) -> None:
-    if value:
-        typer.echo(f"emsfl {emsfl.__version__}")
-        raise typer.Exit
-
-
 def _root(
     context: typer.Context,
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
-        ),
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     """Federated tuning of mixture-of-experts models over satellite links."""
+    if version:
+        typer.echo(f"emsfl {emsfl.__version__}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
