@@ -63,6 +63,7 @@ def accuracy_by_domain(result: RunResult) -> Chart:
     layout = _layout("", "accuracy, %")
     layout |= {"barmode": "group", "bargap": 0.22, "bargroupgap": 0.06}
     layout["yaxis"]["rangemode"] = "tozero"
+    layout["margin"]["b"] = 28
     layout["hovermode"] = "closest"
     return {"data": traces, "layout": layout}
 

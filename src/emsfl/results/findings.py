@@ -88,7 +88,7 @@ def headline_figures(result: RunResult) -> list[Figure]:
         )
     else:
         reached = hours_to_target(method.time_to_target_s)
-        caption = f"seeds reached {fedavg.label}'s final accuracy"
+        caption = f"seeds reached the final accuracy of {fedavg.label}"
         figures.append(Figure(value=reached, unit="", caption=caption))
     own, theirs = method.upload_bytes_per_contact.mean, fedavg.upload_bytes_per_contact.mean
     if own and theirs:
@@ -167,7 +167,7 @@ def _speed(result: RunResult) -> list[Finding]:
     if form is None:
         return []
     ems, fedavg = result.methods[EMS_FL], result.methods[form]
-    goal = f"{fedavg.label}'s final accuracy"
+    goal = f"the final accuracy of {fedavg.label}"
     ratio = time_ratio(result, EMS_FL)
     own, theirs = ems.time_to_target_s, fedavg.time_to_target_s
     if own.mean is not None and theirs.mean is not None and ratio is not None:
@@ -199,7 +199,7 @@ def _traffic(result: RunResult) -> list[Finding]:
     if form is None or not theirs:
         return [Finding(topic="Traffic", text=f"{text}.")]
     fedavg = result.methods[form]
-    text += f", {own / theirs:.2f} of {fedavg.label}'s {amount(theirs / BYTES_PER_MB)} MB"
+    text += f", {own / theirs:.2f} times the {amount(theirs / BYTES_PER_MB)} MB of {fedavg.label}"
     whole = ems.uploaded_bytes.mean / fedavg.uploaded_bytes.mean
     text += f"; over the whole run EMS-FL uploads {whole:.2f} times as much"
     num_own, num_theirs = ems.num_updates.mean, fedavg.num_updates.mean

@@ -82,8 +82,8 @@ _KNOWN = {
         symbol="cross",
     ),
     "ems_fl_frozen_shared": MethodStyle(
-        label="EMS-FL (shared frozen)",
-        meaning="only experts are tuned",
+        label="EMS-FL (frozen)",
+        meaning="only experts are tuned; the shared parameters stay as pre-trained",
         light="#7d6a2c",
         dark="#b8a35e",
         dash="dashdot",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from rich import box
 from rich.console import Console
@@ -116,10 +117,10 @@ def cost_table(result: RunResult) -> TextTable:
             "method",
             "hours to target",
             "of FedAvg's time",
-            "upload, MB",
+            "upload MB",
             "MB per contact",
-            "compute, TFLOP",
-            f"energy, {unit}",
+            "compute TFLOP",
+            f"energy {unit}",
         ),
         rows=tuple(rows),
         keys=tuple(methods),
@@ -146,7 +147,7 @@ def traffic_table(result: RunResult) -> TextTable:
             "updates merged",
             "updates refused",
             "download, MB",
-            "parameters trained at once on one device",
+            "peak trainable parameters",
         ),
         rows=tuple(
             (
@@ -184,7 +185,7 @@ def lead_table(result: RunResult) -> TextTable | None:
 def contact_table(result: RunResult) -> TextTable:
     """Return how often each site is in contact."""
     return TextTable(
-        title="Contacts",
+        title="Contacts of each site",
         columns=(
             "site",
             "contacts per day",
@@ -215,7 +216,7 @@ def print_tables(tables: Sequence[TextTable], console: Console) -> None:
         console.print()
         console.print(rich_table(table))
         if table.note:
-            console.print(f"  {table.note}", style="dim", highlight=False, markup=False)
+            console.print(table.note, style="dim", highlight=False, markup=False)
 
 
 def print_result(result: RunResult, console: Console) -> None:
@@ -230,11 +231,14 @@ def rich_table(table: TextTable) -> Table:
     )
     for position, column in enumerate(table.columns):
         is_text = position in table.text_columns
+        # Numbers and short names never break over lines; a head does, between its words.
+        cells = [row[position] for row in table.rows]
+        whole = [*column.split(), *(cell for cell in cells if not is_text or len(cell) <= 20)]
+        width = max(len(text) for text in whole)
         shown.add_column(
-            Text(column),
+            Text("\n".join(wrap(column, width, break_on_hyphens=False))),
             justify="left" if is_text else "right",
-            overflow="fold",
-            no_wrap=not is_text,
+            min_width=width,
         )
     for row in table.rows:
         shown.add_row(*(Text(cell) for cell in row))
