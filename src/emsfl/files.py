@@ -12,6 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
+
+
+def cache_dir() -> Path:
+    """Return the folder for what can be made again: `EMSFL_CACHE_DIR`, or the user's cache."""
+    chosen = os.environ.get("EMSFL_CACHE_DIR")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("emsfl")
 
 
 @contextmanager
