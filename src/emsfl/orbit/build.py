@@ -12,13 +12,14 @@ from emsfl.files import sha256_of
 from emsfl.orbit.allocation import Slot, allocate
 from emsfl.orbit.config import OrbitConfig, Placement
 from emsfl.orbit.contacts import Windows, find_windows
-from emsfl.orbit.elements import Satellite, elements_hash, read_elements
+from emsfl.orbit.elements import read_elements
 from emsfl.orbit.ephemeris import Floats
 from emsfl.orbit.links import SPEED_OF_LIGHT_KM_S, look, segment_edges
 from emsfl.orbit.plan import PLAN_SCHEMA_VERSION, ContactPlan
+from emsfl.orbit.satellite import Satellite, elements_hash
 from emsfl.orbit.search import EDGE_TOLERANCE_S
 from emsfl.orbit.sites import Site
-from emsfl.orbit.walker import walker_satellites
+from emsfl.orbit.walker import PRESETS, walker_satellites
 
 BUILD_VERSION = 1
 """Raised when the same config would give another plan, so that cached plans are made anew."""
@@ -29,8 +30,9 @@ def load_satellites(config: OrbitConfig) -> list[Satellite]:
     constellation = config.constellation
     if constellation.elements is not None:
         return read_elements(constellation.elements)
-    assert constellation.walker is not None
-    return walker_satellites(constellation.walker, config.start)
+    shells = PRESETS[constellation.preset] if constellation.preset else constellation.walker
+    assert shells is not None
+    return walker_satellites(shells if isinstance(shells, tuple) else (shells,), config.start)
 
 
 def make_plan(config: OrbitConfig, cache_dir: Path | str | None = None) -> ContactPlan:

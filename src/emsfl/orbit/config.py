@@ -14,13 +14,18 @@ from emsfl.config import ConfigModel
 Name = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 
 
+LATITUDE_DEG = (-90.0, 90.0)
+LONGITUDE_DEG = (-180.0, 360.0)
+ALTITUDE_M = (-500.0, 9000.0)
+
+
 class SiteConfig(ConfigModel):
     """One place on the ground, in WGS84 geodetic coordinates."""
 
     name: Name
-    latitude_deg: Annotated[float, Field(ge=-90, le=90)]
-    longitude_deg: Annotated[float, Field(ge=-180, le=360)]
-    altitude_m: Annotated[float, Field(ge=-500, le=9000)] = 0.0
+    latitude_deg: Annotated[float, Field(ge=LATITUDE_DEG[0], le=LATITUDE_DEG[1])]
+    longitude_deg: Annotated[float, Field(ge=LONGITUDE_DEG[0], le=LONGITUDE_DEG[1])]
+    altitude_m: Annotated[float, Field(ge=ALTITUDE_M[0], le=ALTITUDE_M[1])] = 0.0
 
 
 class Pattern(StrEnum):
@@ -57,10 +62,26 @@ class WalkerConfig(ConfigModel):
         return self
 
 
+Shells = Annotated[tuple[WalkerConfig, ...], Field(min_length=1, max_length=26)]
+
+
+class Preset(StrEnum):
+    """Well-known constellations (figures and sources: `emsfl.orbit.walker`)."""
+
+    IRIDIUM = "iridium"
+    GLOBALSTAR = "globalstar"
+    ONEWEB = "oneweb"
+    STARLINK_GEN1 = "starlink-gen1"
+    KUIPER = "kuiper"
+    GALILEO = "galileo"
+
+
 class ConstellationConfig(ConfigModel):
     """Where the satellites come from: exactly one of the fields."""
 
-    walker: WalkerConfig | None = None
+    walker: WalkerConfig | Shells | None = None
+    """One shell, or a list of at most 26."""
+    preset: Preset | None = None
     elements: Path | None = None
     """A file of element sets; a relative path starts at the working directory."""
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from sgp4.api import SGP4_ERRORS
 
 from emsfl.errors import DataError
-from emsfl.orbit.elements import Satellite
 from emsfl.orbit.ephemeris import Floats, earth_fixed, nodes_s, step_for
+from emsfl.orbit.satellite import Satellite
 from emsfl.orbit.search import HERMITE, search_sites
 from emsfl.orbit.sites import Site, SiteVectors, site_vectors
 

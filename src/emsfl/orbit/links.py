@@ -8,8 +8,8 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from emsfl.orbit.elements import Satellite
 from emsfl.orbit.ephemeris import Floats, earth_fixed
+from emsfl.orbit.satellite import Satellite
 from emsfl.orbit.sites import Site, site_vectors
 
 SPEED_OF_LIGHT_KM_S = 299_792.458
