@@ -57,9 +57,7 @@ def _fedasync(federation: Federation, training: TrainingConfig, settings: Method
 def _ems_fl(
     *, train_shared: bool = True, random_experts: bool = False, tunes: bool = True
 ) -> Callable[[Federation, TrainingConfig, MethodSettings], Method]:
-    def build(
-        federation: Federation, training: TrainingConfig, settings: MethodSettings
-    ) -> Method:
+    def build(federation: Federation, training: TrainingConfig, settings: MethodSettings) -> Method:
         s = settings.ems_fl
         local = LocalSettings(
             batch_size=training.batch_size,

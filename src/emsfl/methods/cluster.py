@@ -55,9 +55,7 @@ class Cluster:
         self.snapshots = [device.state for device in self.devices]
         self.average = weighted_mean(self.snapshots, self.device_weights)
 
-    def build_update(
-        self, federation: Federation, scores: Tensor | None = None
-    ) -> Update:
+    def build_update(self, federation: Federation, scores: Tensor | None = None) -> Update:
         """Return the update that answers the cluster's work, from its last snapshot."""
         work = self.work
         if work is None:

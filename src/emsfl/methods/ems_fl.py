@@ -137,9 +137,7 @@ class EmsFl(Method):
             "version": self.version,
             "state": self.state,
             "scores": self.scores,
-            "statistics": {
-                c: [s.count, s.total, s.outer] for c, s in self.statistics.items()
-            },
+            "statistics": {c: [s.count, s.total, s.outer] for c, s in self.statistics.items()},
             "to_reset": sorted(self.to_reset),
         }
 
@@ -177,15 +175,20 @@ class EmsFl(Method):
         if len(self.scores) < len(clusters):
             return
         mass = np.stack([self.scores[c].numpy() for c in clusters])
-        bounds = {
-            "min_experts_per_layer": self.federation.top_k,
-            "max_experts_per_layer": self.experts_per_cluster,
-        }
+        limits = self.federation.top_k, self.experts_per_cluster
         weights = [self.federation.weights[c] for c in clusters]
         if self.random_experts:
-            generator = np.random.default_rng([self.federation.seed, 3])
             self.assignment = random_assignment(
-                generator, mass, cluster_weights=weights, **bounds
+                np.random.default_rng([self.federation.seed, 3]),
+                mass=mass,
+                cluster_weights=weights,
+                min_experts_per_layer=limits[0],
+                max_experts_per_layer=limits[1],
             )
         else:
-            self.assignment = assign_experts(mass, cluster_weights=weights, **bounds)
+            self.assignment = assign_experts(
+                mass,
+                cluster_weights=weights,
+                min_experts_per_layer=limits[0],
+                max_experts_per_layer=limits[1],
+            )

@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from emsfl.training import one_thread
@@ -18,36 +19,36 @@ class Pending(Protocol):
         """Wait for the work and return what it gave."""
         ...
 
+    def done(self) -> bool:
+        """Tell whether `result` would return at once."""
+        ...
+
 
 class Executor(Protocol):
     """Runs pure functions of one argument."""
 
     def submit(self, function: Callable[[Any], Any], argument: Any, /) -> Pending:
-        """Start `function(argument)`, or note that it has to be done."""
+        """Start `function(argument)`."""
         ...
 
 
-class Deferred:
-    """Work that is done in this process when its result is asked for."""
-
-    def __init__(self, function: Callable[[Any], Any], argument: Any) -> None:
-        self._call: tuple[Callable[[Any], Any], Any] | None = (function, argument)
-        self._result: Any = None
+@dataclass(frozen=True)
+class _Done:
+    value: Any
 
     def result(self) -> Any:
-        """Do the work once, then return its result."""
-        if self._call is not None:
-            function, argument = self._call
-            self._result, self._call = function(argument), None
-        return self._result
+        return self.value
+
+    def done(self) -> bool:
+        return True
 
 
 class InlineExecutor:
-    """Runs everything in this process, as late as possible."""
+    """Runs everything in this process, at once."""
 
     def submit(self, function: Callable[[Any], Any], argument: Any, /) -> Pending:
-        """Note the work."""
-        return Deferred(function, argument)
+        """Do the work."""
+        return _Done(function(argument))
 
 
 @contextmanager

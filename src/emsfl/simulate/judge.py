@@ -48,9 +48,7 @@ class Judge:
         self.curves: dict[str, list[_Point]] = {name: [] for name in names}
         self._judged: tuple[int, int] | None = None
 
-    def evaluate(
-        self, time_s: float, method: Method, ledger: Ledger, executor: Executor
-    ) -> None:
+    def evaluate(self, time_s: float, method: Method, ledger: Ledger, executor: Executor) -> None:
         """Add a point to every curve; a model that has not changed is not evaluated again."""
         seen = (method.version, len(ledger.update_bytes))
         merged = None if seen == self._judged else method.merged()
@@ -73,6 +71,15 @@ class Judge:
         """Return the accuracy on the union of all domains at one point of the curve."""
         correct = _resolve(self.curves[name][index])
         return sum(correct.values()) / sum(len(s) for s in self.samples.values())
+
+    def latest_accuracy(self) -> float | None:
+        """Return the newest accuracy that is known without waiting, under the first name."""
+        name = next(iter(self.names))
+        for index in range(len(self.curves[name]) - 1, -1, -1):
+            correct = self.curves[name][index].correct
+            if isinstance(correct, dict) or correct.done():
+                return self.accuracy(name, index)
+        return None
 
     def submodel_accuracy(
         self, method: Method, data: FederatedData, executor: Executor
@@ -128,6 +135,8 @@ def evaluation_times(duration_s: float, num_points: int) -> list[float]:
 
 
 def _resolve(point: _Point) -> dict[str, int]:
-    if not isinstance(point.correct, dict):
-        point.correct = point.correct.result()
-    return point.correct
+    if isinstance(point.correct, dict):
+        return point.correct
+    correct: dict[str, int] = point.correct.result()
+    point.correct = correct
+    return correct

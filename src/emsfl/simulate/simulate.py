@@ -32,8 +32,7 @@ from emsfl.simulate.cost import CostModel
 from emsfl.simulate.executor import Executor
 from emsfl.simulate.judge import Judge
 from emsfl.simulate.ledger import Ledger
-from emsfl.simulate.site import Site
-from emsfl.simulate.site import Phase
+from emsfl.simulate.site import Phase, Site
 from emsfl.training import TrainingConfig, num_bytes
 
 
@@ -84,6 +83,8 @@ class Simulation:
         self.cost = CostModel(scenario.config, scenario.model)
         self.ledger = Ledger(scenario.config)
         self.now_s = 0.0
+        self.num_contacts = 0
+        """Contacts begun so far, over all sites."""
         self.duration_s = scenario.plan.duration_s
         self.sites = [
             _site(scenario, index, name) for index, name in enumerate(scenario.federation.clusters)
@@ -112,6 +113,7 @@ class Simulation:
         elif kind == Kind.DOWNLOAD_ARRIVED:
             self._finish_download(site)
         else:
+            self.num_contacts += kind == Kind.CONTACT_START
             self._record(site, "contact_start" if kind == Kind.CONTACT_START else "contact_end")
         self._offer_work()
 
@@ -119,6 +121,7 @@ class Simulation:
         """Return the whole state, for a checkpoint; waits for evaluations under way."""
         return {
             "now_s": self.now_s,
+            "num_contacts": self.num_contacts,
             "queue": [list(event) for event in self.queue],
             "sites": [site.save() for site in self.sites],
             "method": self.method.save(),
@@ -129,7 +132,7 @@ class Simulation:
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Go back to what `save` returned, and start again the training that was under way."""
-        self.now_s = saved["now_s"]
+        self.now_s, self.num_contacts = saved["now_s"], saved["num_contacts"]
         self.queue = [(time_s, kind, index) for time_s, kind, index in saved["queue"]]
         for site, state in zip(self.sites, saved["sites"], strict=True):
             site.restore(state)
@@ -204,9 +207,7 @@ class Simulation:
         return self.cost.seconds(site.cluster.name, self.cost.step_flops(work))
 
     def _submit(self, site: Site) -> None:
-        site.submit_training(
-            self.executor, self.scenario.model, self.scenario.federation.seed
-        )
+        site.submit_training(self.executor, self.scenario.model, self.scenario.federation.seed)
 
     def _start_upload(self, site: Site) -> None:
         """Take the snapshot and send it; where the work says so, training goes on."""
@@ -237,9 +238,7 @@ class Simulation:
         size = update.num_bytes()
         sent_s = self.now_s - self.scenario.server_delay_s - site.transfer_started_s
         self.ledger.uploaded(size, sent_s)
-        self._record(
-            site, "upload_arrived", bytes=size, started_s=site.transfer_started_s
-        )
+        self._record(site, "upload_arrived", bytes=size, started_s=site.transfer_started_s)
         version = self.method.version
         try:
             self.method.receive(update)
@@ -297,9 +296,7 @@ class Simulation:
             self._push(time_s, kind, site)
 
     def _record(self, site: Site, event: str, **details: Any) -> None:
-        self.log(
-            {"time_s": self.now_s, "event": event, "cluster": site.cluster.name, **details}
-        )
+        self.log({"time_s": self.now_s, "event": event, "cluster": site.cluster.name, **details})
 
 
 def _work_of(site: Site) -> Work:

@@ -115,9 +115,7 @@ class Site:
                 device.statistics = result.statistics
         self.pending, self.segment_steps = [], 0
 
-    def score(
-        self, executor: Executor, model: ModelSpec, kind: ScoreKind, max_samples: int
-    ) -> Any:
+    def score(self, executor: Executor, model: ModelSpec, kind: ScoreKind, max_samples: int) -> Any:
         """Score the experts that the devices hold; return the cluster's scores [L, E]."""
         work = self.cluster.work
         if work is None or work.activity is not Activity.SCORE:

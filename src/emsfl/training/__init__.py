@@ -2,7 +2,7 @@
 
 from emsfl.training.aggregate import add_scaled, difference, mix, num_bytes, weighted_mean
 from emsfl.training.config import LocalSettings, TrainingConfig
-from emsfl.training.local import TrainResult, TrainTask, is_trained, train_locally
+from emsfl.training.local import TrainResult, TrainTask, is_trained, one_thread, train_locally
 from emsfl.training.measure import (
     EvaluateTask,
     MeasureTask,
@@ -28,6 +28,7 @@ __all__ = [
     "measure_domain",
     "mix",
     "num_bytes",
+    "one_thread",
     "pretrain",
     "score_experts",
     "train_locally",
