@@ -4,7 +4,7 @@ from emsfl.moe.adapter import MoELayout, Owned, State, check_owned, find_moe_lay
 from emsfl.moe.config import ModelConfig, PretrainConfig
 from emsfl.moe.factory import ModelSpec, experts_per_layer
 from emsfl.moe.gate import DomainGate, DomainStatistics, fit_gate, gated, recording_features
-from emsfl.moe.scoring import ScoreKind, scoring
+from emsfl.moe.scoring import ScoreKind, scoring, scoring_probabilities
 from emsfl.moe.splitting import split_sizes, split_state, write_experts
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "gated",
     "recording_features",
     "scoring",
+    "scoring_probabilities",
     "split_sizes",
     "split_state",
     "write_experts",

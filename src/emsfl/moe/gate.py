@@ -32,11 +32,21 @@ MIN_LOG_POSTERIOR = -30.0
 class DomainStatistics:
     """What a cluster says about its inputs: sums over samples, float64, so that they add up."""
 
-    count: int
+    count: float
     total: Tensor
     """[D] sum of features."""
     outer: Tensor
     """[D, D] sum of outer products."""
+
+    @classmethod
+    def of(cls, features: Tensor) -> DomainStatistics:
+        """Return the statistics of features [N, D]."""
+        features = features.double()
+        return cls(float(len(features)), features.sum(0), features.T @ features)
+
+    def scaled(self, weight: float) -> DomainStatistics:
+        """Return the statistics as if every sample counted `weight` times."""
+        return DomainStatistics(self.count * weight, self.total * weight, self.outer * weight)
 
     def __add__(self, other: DomainStatistics) -> DomainStatistics:
         """Return the statistics of both sets of inputs."""
@@ -94,7 +104,7 @@ def fit_gate(statistics: Sequence[DomainStatistics], owner: Tensor) -> DomainGat
     analysis, Friedman 1989) and its diagonal is raised by `RIDGE` of its mean.
     """
     num_samples = sum(s.count for s in statistics)
-    pooled = sum((s.covariance * s.count for s in statistics), torch.zeros(())) / num_samples
+    pooled = torch.stack([s.covariance * (s.count / num_samples) for s in statistics]).sum(0)
     eye = torch.eye(len(pooled), dtype=torch.float64)
     whiteners, log_scale = [], []
     for s in statistics:

@@ -91,6 +91,23 @@ def scoring(model: nn.Module, layout: MoELayout, kind: ScoreKind) -> Iterator[Ex
             handle.remove()
 
 
+@contextmanager
+def scoring_probabilities(model: nn.Module, layout: MoELayout) -> Iterator[list[Tensor]]:
+    """While active, every router appends its softmax probabilities [T, E], with gradients."""
+    probabilities: list[Tensor] = []
+
+    def record(_module: nn.Module, _inputs: Any, routing: Any) -> None:
+        probabilities.append(routing[0].softmax(-1))
+
+    routers = [model.get_submodule(layer.router) for layer in layout.layers]
+    handles = [router.register_forward_hook(record) for router in routers]
+    try:
+        yield probabilities
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 class _ExpertCall:
     """What a router asks of the experts: tokens, who computes each, and with which weight."""
 

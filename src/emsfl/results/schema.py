@@ -15,7 +15,9 @@ SCHEMA_VERSION = 1
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Spread(_Section):
@@ -28,7 +30,7 @@ class Spread(_Section):
 
 
 class TimeToTarget(_Section):
-    """When the merged model first reached the target and stayed comparable over seeds."""
+    """The first time on the common grid at which each seed's merged model reached its target."""
 
     mean: float | None
     """Mean over the seeds; None when a seed never reached its target."""
@@ -48,7 +50,7 @@ class MethodResult(_Section):
     """What one method did, over all seeds."""
 
     label: str
-    """For people: 'EMS-FL, no domain gate'."""
+    """For people: 'EMS-FL (no gate)'."""
     final_accuracy: Spread
     """Merged model on the union of the domains' test sets, at the end."""
     accuracy_by_domain: dict[str, Spread]

@@ -1,0 +1,155 @@
+"""From an `OrbitConfig` to its contact plan: satellites, windows, allocation, rates."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import numpy as np
+
+from emsfl.errors import ConfigError, InfeasibleError
+from emsfl.files import sha256_of
+from emsfl.orbit.allocation import Slot, allocate
+from emsfl.orbit.config import OrbitConfig, Placement
+from emsfl.orbit.contacts import Windows, find_windows
+from emsfl.orbit.elements import Satellite, elements_hash, read_elements
+from emsfl.orbit.ephemeris import Floats
+from emsfl.orbit.links import SPEED_OF_LIGHT_KM_S, look, segment_edges
+from emsfl.orbit.plan import PLAN_SCHEMA_VERSION, ContactPlan
+from emsfl.orbit.search import EDGE_TOLERANCE_S
+from emsfl.orbit.sites import Site
+from emsfl.orbit.walker import walker_satellites
+
+BUILD_VERSION = 1
+"""Raised when the same config would give another plan, so that cached plans are made anew."""
+
+
+def load_satellites(config: OrbitConfig) -> list[Satellite]:
+    """Return the satellites of the scenario's constellation."""
+    constellation = config.constellation
+    if constellation.elements is not None:
+        return read_elements(constellation.elements)
+    assert constellation.walker is not None
+    return walker_satellites(constellation.walker, config.start)
+
+
+def make_plan(config: OrbitConfig, cache_dir: Path | str | None = None) -> ContactPlan:
+    """Return the contact plan of a scenario.
+
+    A plan made before from the same settings and the same elements is read from `cache_dir`
+    instead of being computed again.
+
+    Args:
+        config: the scenario.
+        cache_dir: folder of cached plans, made where missing; None computes anew.
+
+    Raises:
+        DataError: elements that are missing, malformed, or decayed by the plan's end.
+        ConfigError: the server's satellite is not in the constellation.
+        InfeasibleError: a site without a single usable contact.
+    """
+    satellites = load_satellites(config)
+    elements = elements_hash(satellites)
+    if cache_dir is None:
+        return _build(config, satellites, elements)
+    settings = config.model_dump(mode="json", exclude={"constellation"})
+    key = sha256_of([BUILD_VERSION, PLAN_SCHEMA_VERSION, elements, settings])
+    path = Path(cache_dir) / f"plan-{key[:24]}.npz"
+    if path.exists():
+        return ContactPlan.load(path)
+    plan = _build(config, satellites, elements)
+    plan.save(path)
+    return plan
+
+
+def _build(config: OrbitConfig, satellites: list[Satellite], elements: str) -> ContactPlan:
+    satellites = _with_server(config, satellites)
+    sites = [Site(**site.model_dump()) for site in config.sites]
+    duration_s = config.hours * 3600
+    windows = find_windows(satellites, sites, config.start, duration_s, config.min_elevation_deg)
+
+    def elevation(window: int, time_s: float) -> float:
+        satellite = satellites[windows.satellite[window]]
+        site = sites[windows.site[window]]
+        return float(look(satellite, site, config.start, np.array([time_s])).elevation_deg[0])
+
+    slots = allocate(windows, config.allocation, elevation)
+    _require_contacts(config, windows, slots)
+    return _plan(config, satellites, sites, windows, slots, elements)
+
+
+def _with_server(config: OrbitConfig, satellites: list[Satellite]) -> list[Satellite]:
+    """Return the satellites that can reach the parameter server."""
+    if config.server.placement is Placement.CONSTELLATION:
+        return satellites
+    name = config.server.satellite
+    chosen = [satellite for satellite in satellites if satellite.name == name]
+    if not chosen:
+        near = difflib.get_close_matches(str(name), [s.name for s in satellites], n=1, cutoff=0.0)
+        raise ConfigError(
+            f"server.satellite = {name!r} is not in the constellation; did you mean {near[0]!r}?"
+        )
+    return chosen
+
+
+def _require_contacts(config: OrbitConfig, windows: Windows, slots: list[Slot]) -> None:
+    seen = {int(site) for site in windows.site}
+    served = {int(windows.site[slot.window]) for slot in slots}
+    for index, site in enumerate(config.sites):
+        if index not in seen:
+            raise InfeasibleError(
+                f"site {site.name!r} sees no satellite above {config.min_elevation_deg:g} deg in "
+                f"{config.hours:g} h; lower min_elevation_deg, move the site or add satellites"
+            )
+        if index not in served:
+            raise InfeasibleError(
+                f"site {site.name!r} sees satellites but gets no contact; "
+                "give the allocation more beams, a dwell_s or shorter guard times"
+            )
+
+
+def _plan(
+    config: OrbitConfig,
+    satellites: list[Satellite],
+    sites: list[Site],
+    windows: Windows,
+    slots: list[Slot],
+    elements: str,
+) -> ContactPlan:
+    """Put rates and delays on the slots and lay them out as columns."""
+    rows: list[tuple[float, int, int, float, Floats, Floats, Floats]] = []
+    for slot in slots:
+        site, satellite = int(windows.site[slot.window]), int(windows.satellite[slot.window])
+        edges = segment_edges(slot.start_s, slot.end_s)
+        middle = look(
+            satellites[satellite], sites[site], config.start, (edges[:-1] + edges[1:]) / 2
+        )
+        delay_s = middle.range_km / SPEED_OF_LIGHT_KM_S
+        node = len(sites) + satellite
+        up = np.full(len(delay_s), config.link.uplink_bps)
+        down = np.full(len(delay_s), config.link.downlink_bps)
+        rows.append((slot.start_s, site, node, slot.end_s, edges[:-1], up, delay_s))
+        rows.append((slot.start_s, node, site, slot.end_s, edges[:-1], down, delay_s))
+    rows.sort(key=lambda row: row[:3])
+    return ContactPlan(
+        epoch_utc=config.start,
+        duration_s=config.hours * 3600,
+        sites=tuple(site.name for site in sites),
+        satellites=tuple(satellite.name for satellite in satellites),
+        source=np.array([row[1] for row in rows], dtype=np.int32),
+        destination=np.array([row[2] for row in rows], dtype=np.int32),
+        start_s=np.array([row[0] for row in rows]),
+        end_s=np.array([row[3] for row in rows]),
+        offset=np.cumsum([0] + [len(row[4]) for row in rows], dtype=np.int32),
+        segment_start_s=np.concatenate([row[4] for row in rows]),
+        rate_bps=np.concatenate([row[5] for row in rows]),
+        delay_s=np.concatenate([row[6] for row in rows]),
+        settings={
+            "elements_hash": elements,
+            "min_elevation_deg": config.min_elevation_deg,
+            "link": config.link.model_dump(mode="json"),
+            "allocation": config.allocation.model_dump(mode="json"),
+            "server": config.server.model_dump(mode="json"),
+            "edge_tolerance_s": EDGE_TOLERANCE_S,
+        },
+    )
