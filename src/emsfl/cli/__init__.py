@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 import emsfl
@@ -39,6 +39,14 @@ EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 
 
+class _Command(TyperCommand):
+    """A command with plain help: rich's would take four times as long to appear."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Return the help without the backslashes that typer puts before brackets for rich."""
+        return super().get_help(ctx).replace("\\[", "[")
+
+
 class _LazyGroup(TyperGroup):
     """Lists the commands from the table; imports one only to call it or to show its own help."""
 
@@ -60,7 +68,7 @@ def _load(name: str) -> click.Command:
     identifier = name.replace("-", "_")
     function = getattr(import_module(f"emsfl.cli.{identifier}"), identifier)
     holder = typer.Typer(add_completion=False, rich_markup_mode=None)
-    holder.command(name)(function)
+    holder.command(name, cls=_Command)(function)
     return get_command(holder)
 
 
@@ -84,15 +92,17 @@ def build() -> click.Command:
 
 
 def main() -> None:
-    """Run the command line on `sys.argv` and leave with its exit code.
+    """Run the command line on `sys.argv` and leave with its exit code."""
+    sys.exit(call(sys.argv[1:]))
 
-    0: good; 1: emsfl's failure, or the reader of the output is gone; 2: the user's input;
-    130: interrupted.
+
+def call(arguments: list[str]) -> int:
+    """Run the command line on `arguments`; an error is one line on stderr, never a traceback.
+
+    Returns:
+        0: good; 1: emsfl's failure, or the reader of the output is gone; 2: the user's input;
+        130: interrupted.
     """
-    sys.exit(_run(sys.argv[1:]))
-
-
-def _run(arguments: list[str]) -> int:
     try:
         code = build().main(arguments, prog_name="emsfl", standalone_mode=False)
         sys.stdout.flush()
