@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import plotly.graph_objects as go
 import plotly.offline
 import pytest
-from example_run import SITES, example_result
+from tests.results.example_run import SITES, example_result
 
 from emsfl.errors import RunFolderError
 from emsfl.results import RunFolder, render_report, write_report
