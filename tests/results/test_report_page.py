@@ -129,6 +129,7 @@ def test_the_curve_and_its_band_hold_the_seeds_numbers(charts):
     num_points = len(line["x"])
     assert band["y"][num_points - 1] == pytest.approx(max(finals))
     assert band["y"][num_points] == pytest.approx(min(finals))
+    assert band["x"] == line["x"] + line["x"][::-1]
 
 
 def test_one_seed_has_no_band_and_no_whiskers():
