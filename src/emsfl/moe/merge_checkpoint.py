@@ -1,0 +1,228 @@
+"""Put the experts and shared parameters of clusters back into a checkpoint on disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from emsfl.errors import DataError
+from emsfl.files import sha256_of, write_json, write_text
+from emsfl.moe.checkpoint import Checkpoint, Role, StoredLayout, open_checkpoint, stored_layout
+from emsfl.moe.manifests import MANIFEST_NAME, BaseModelInfo
+from emsfl.moe.model_card import merged_card
+from emsfl.moe.pretrained import carried_files, read_json, skeleton
+from emsfl.moe.split_checkpoint import finish_partial, prepare_partial
+from emsfl.moe.tensor_files import (
+    DTYPES,
+    NewTensor,
+    Progress,
+    StoredTensor,
+    sha256_of_file,
+    write_file,
+)
+from emsfl.moe.updates import Update, open_updates, verify_update, weights_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """A merged checkpoint that was written, or found to be there already."""
+
+    folder: Path
+    num_bytes: int
+    files: Mapping[str, str]
+    """Tensor file -> SHA-256."""
+    clusters: tuple[str, ...]
+    was_there: bool
+
+
+def merge_checkpoint(
+    folder: Path,
+    update_folders: Sequence[Path],
+    out: Path,
+    progress: Progress = lambda _count: None,
+) -> Merged:
+    """Write `folder` with the updates' experts and shared parameters in place, into `out`.
+
+    Experts of a cluster become its update's; experts of nobody and routers stay. Shared
+    parameters become s + sum_c w_c (s_c - s), where w_c is the cluster's share of the samples of
+    all updates given. Files, their names and their tensors' order are the base's, so that a merge
+    of untrained sub-models is byte for byte the base. Everything is checked before `out` is made;
+    it gets its name only when it is whole and on disk. Run again after a stop, finished files of
+    the same merge are kept.
+
+    Args:
+        folder: the base checkpoint.
+        update_folders: one per cluster, from `split` or `tune`.
+        out: the new checkpoint; must not exist, unless it is this very merge.
+        progress: told of all bytes read for checking and written.
+
+    Raises:
+        DataError: updates that do not fit the base model or each other, or damaged files.
+        UpdateRefusedError: an update with a value that is not finite.
+    """
+    base = open_checkpoint(folder)
+    layout = stored_layout(base, skeleton(folder))
+    updates = open_updates(update_folders, base, layout)
+    plan_sha256 = sha256_of(
+        updates[0].manifest.base.sha256,
+        [[u.manifest.model_dump(mode="json"), dict(u.manifest.files)] for u in updates],
+    )
+    if out.exists():
+        return _existing(out, plan_sha256, updates)
+    actual = BaseModelInfo.of(folder.name, base.file_hashes(progress))
+    expected = updates[0].manifest.base
+    if actual.sha256 != expected.sha256:
+        raise DataError(
+            f"the updates are for base model {expected.name} ({expected.sha256[:12]}), which is "
+            f"not {folder} ({actual.sha256[:12]})"
+        )
+    for update in updates:
+        verify_update(update, progress)
+    partial_folder = out.with_name(f".{out.name}.partial")
+    prepare_partial(partial_folder, plan_sha256)
+    hashes = _write_tensors(base, layout, updates, partial_folder, progress)
+    for path in carried_files(folder, with_index=True):
+        if path.name != MANIFEST_NAME:
+            shutil.copyfile(path, partial_folder / path.name)
+    manifests = [update.manifest for update in updates]
+    write_text(partial_folder / "README.md", merged_card(manifests, has_gate=False))
+    write_json(
+        partial_folder / MANIFEST_NAME,
+        {
+            "format_version": 1,
+            "content": "merged",
+            "plan_sha256": plan_sha256,
+            "base": expected.model_dump(mode="json"),
+            "files": hashes,
+            "updates": [_provenance(update, weights_of(updates)) for update in updates],
+        },
+    )
+    finish_partial(partial_folder, out)
+    return Merged(
+        folder=out,
+        num_bytes=base.num_bytes,
+        files=hashes,
+        clusters=tuple(m.cluster for m in manifests),
+        was_there=False,
+    )
+
+
+def _existing(out: Path, plan_sha256: str, updates: Sequence[Update]) -> Merged:
+    manifest = read_json(out / MANIFEST_NAME) if (out / MANIFEST_NAME).is_file() else {}
+    if manifest.get("plan_sha256") != plan_sha256:
+        raise DataError(f"{out} exists and is not this merge; remove it or choose another out")
+    return Merged(
+        folder=out,
+        num_bytes=open_checkpoint(out).num_bytes,
+        files=manifest["files"],
+        clusters=tuple(u.manifest.cluster for u in updates),
+        was_there=True,
+    )
+
+
+def _provenance(update: Update, weights: Mapping[str, float]) -> dict[str, Any]:
+    manifest = update.manifest
+    training = manifest.training.model_dump(mode="json") if manifest.training else None
+    return {
+        "cluster": manifest.cluster,
+        "content": manifest.content,
+        "owned": [list(ids) for ids in manifest.owned],
+        "num_samples": manifest.num_samples,
+        "weight": weights[manifest.cluster],
+        "files": dict(manifest.files),
+        "training": training,
+    }
+
+
+def _write_tensors(
+    base: Checkpoint,
+    layout: StoredLayout,
+    updates: Sequence[Update],
+    folder: Path,
+    progress: Progress,
+) -> dict[str, str]:
+    """Write all tensor files and return their hashes."""
+    weights = weights_of(updates)
+    hashes = {}
+    for file_name, tensors in base.files.items():
+        path = folder / file_name
+        if path.exists():
+            hashes[file_name] = sha256_of_file(path, progress)
+            continue
+        merged = [_merged(t, layout.roles.get(t.name), updates, weights) for t in tensors]
+        hashes[file_name], _ = write_file(path, base.headers[file_name], merged, progress)
+    return hashes
+
+
+def _merged(
+    stored: StoredTensor,
+    role: Role | None,
+    updates: Sequence[Update],
+    weights: Mapping[str, float],
+) -> NewTensor:
+    """Return what becomes of one tensor of the base model."""
+    chunks = stored.chunks
+    if role is not None and (role.is_expert or role.layer < 0):
+        held = [
+            (update, tensor)
+            for update in updates
+            if (tensor := update.tensor(role, stored.name)) is not None
+        ]
+        if held and not role.is_expert:
+            changed = [(weights[u.manifest.cluster], tensor) for u, tensor in held]
+            chunks = partial(_mean_chunks, stored, changed)
+        elif held and role.expert >= 0:
+            chunks = held[0][1].chunks
+        elif held:
+            owned = [(u.manifest.layers[role.layer].owned, tensor) for u, tensor in held]
+            chunks = partial(_row_chunks, stored, role.axis, owned)
+    return NewTensor(name=stored.name, dtype=stored.dtype, shape=stored.shape, chunks=chunks)
+
+
+def _row_chunks(
+    stored: StoredTensor, axis: int, held: Sequence[tuple[tuple[int, ...], StoredTensor]]
+) -> Iterator[memoryview]:
+    """Yield a stacked tensor, every expert's row from its owner."""
+    source = {
+        expert: (tensor, position, len(ids))
+        for ids, tensor in held
+        for position, expert in enumerate(ids)
+    }
+    outer = 1
+    for length in stored.shape[:axis]:
+        outer *= length
+    num_experts = stored.shape[axis]
+    row = stored.num_bytes // outer // num_experts
+    for block in range(outer):
+        for expert in range(num_experts):
+            tensor, position, count = source.get(expert, (stored, expert, num_experts))
+            start = (block * count + position) * row
+            yield from tensor.chunks(start, start + row)
+
+
+def _mean_chunks(
+    stored: StoredTensor, changed: Sequence[tuple[float, StoredTensor]]
+) -> Iterator[Any]:
+    """Yield s + sum_c w_c (s_c - s); the very bytes of s where no cluster changed them."""
+    dtype = DTYPES[stored.dtype]
+    exact = torch.float64 if dtype.itemsize >= 4 else torch.float32
+    streams = [tensor.chunks() for _, tensor in changed]
+    for chunk in stored.chunks():
+        parts = [next(stream) for stream in streams]
+        if all(np.array_equal(part, chunk) for part in parts):
+            yield chunk
+            continue
+        if not dtype.is_floating_point:
+            raise DataError(f"tensor {stored.name} of {stored.dtype} differs between updates")
+        value = torch.frombuffer(chunk, dtype=dtype).to(exact)
+        delta = torch.zeros_like(value)
+        for (weight, _), part in zip(changed, parts, strict=True):
+            delta += weight * (torch.frombuffer(part, dtype=dtype).to(exact) - value)
+        yield (value + delta).to(dtype).view(torch.uint8).numpy()

@@ -1,0 +1,298 @@
+"""Cut sub-models out of a checkpoint on disk, byte range by byte range."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from emsfl.errors import DataError
+from emsfl.files import sha256_of, write_json, write_text
+from emsfl.moe.checkpoint import (
+    INDEX_NAME,
+    SINGLE_NAME,
+    Checkpoint,
+    Role,
+    StoredLayout,
+    open_checkpoint,
+    stored_layout,
+)
+from emsfl.moe.families import routing_rules, with_num_experts
+from emsfl.moe.manifests import (
+    MANIFEST_NAME,
+    AssignmentFile,
+    BaseModelInfo,
+    LayerInfo,
+    Manifest,
+    read_document,
+    write_document,
+)
+from emsfl.moe.model_card import sub_model_card
+from emsfl.moe.pretrained import carried_files, full_config, read_json, skeleton
+from emsfl.moe.tensor_files import (
+    NewTensor,
+    Progress,
+    StoredTensor,
+    new_header,
+    sha256_of_file,
+    write_file,
+)
+
+PLAN_NAME = "plan.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPart:
+    """One sub-model that was written, or found to be there already."""
+
+    cluster: str
+    folder: Path
+    num_bytes: int
+    was_there: bool
+
+
+def split_checkpoint(
+    folder: Path,
+    assignment: AssignmentFile,
+    out: Path,
+    *,
+    name: str,
+    progress: Progress = lambda _count: None,
+) -> list[SplitPart]:
+    """Write one loadable checkpoint per cluster of `assignment` into `out`.
+
+    A part that was finished before (by a run that was stopped) is kept; of an unfinished part its
+    finished files are. A part's folder gets its name only when it is whole and on disk.
+
+    Args:
+        folder: the checkpoint.
+        assignment: who owns which experts.
+        out: folder for the parts.
+        name: what to call the base model in manifests.
+        progress: told of all bytes hashed or written; `split_bytes` says how many there will be.
+
+    Raises:
+        DataError: the assignment is for another model, or `out` holds another split's part.
+    """
+    checkpoint = open_checkpoint(folder)
+    layout = stored_layout(checkpoint, skeleton(folder))
+    check_assignment(assignment, checkpoint, layout, full_config(folder))
+    base = BaseModelInfo.of(name, checkpoint.file_hashes(progress))
+    parts = []
+    for cluster in assignment.clusters:
+        plan = _Plan(checkpoint, layout, assignment, cluster, base)
+        target = out / cluster
+        was_there = target.exists()
+        if was_there:
+            if read_document(Manifest, target / MANIFEST_NAME).plan_sha256 != plan.sha256:
+                raise DataError(
+                    f"{target} holds another sub-model; remove it or choose another out"
+                )
+        else:
+            _write_part(plan, target, progress)
+        parts.append(
+            SplitPart(
+                cluster=cluster,
+                folder=target,
+                num_bytes=sum(t.num_bytes for tensors in plan.files for t in tensors),
+                was_there=was_there,
+            )
+        )
+    return parts
+
+
+def check_assignment(
+    assignment: AssignmentFile,
+    checkpoint: Checkpoint,
+    layout: StoredLayout,
+    config: Mapping[str, Any],
+) -> None:
+    """Raise DataError unless the assignment fits the model and its sub-models can be loaded."""
+    names = tuple(layer.name for layer in layout.layers)
+    counts = {layer.num_experts for layer in layout.layers}
+    if assignment.layers != names or counts != {assignment.num_experts}:
+        raise DataError(
+            f"the assignment is for {len(assignment.layers)} layers of {assignment.num_experts} "
+            f"experts, not for the {len(names)} layers of {sorted(counts)} in {checkpoint.folder}"
+        )
+    if assignment.structure_sha256 != checkpoint.structure_sha256:
+        raise DataError(f"the assignment was made for another model than {checkpoint.folder}")
+    rules = routing_rules(config)
+    top_k = assignment.local_top_k or rules.top_k
+    for cluster, part in assignment.clusters.items():
+        sizes = {len(ids) for ids in part.owned}
+        if len(sizes) > 1:
+            raise DataError(
+                f"cluster {cluster} owns {min(sizes)} to {max(sizes)} experts per layer: a "
+                "configuration holds one number for all layers; assign with equal numbers"
+            )
+        if min(sizes) < top_k:
+            raise DataError(
+                f"cluster {cluster} owns {min(sizes)} experts per layer, but a token uses {top_k}: "
+                "assign more, or a smaller local top-k"
+            )
+        if rules.num_groups > 1:
+            _check_groups(cluster, part.owned, assignment.num_experts, rules.num_groups)
+
+
+def _check_groups(
+    cluster: str, owned: Sequence[Sequence[int]], num_experts: int, num_groups: int
+) -> None:
+    per_group = num_experts // num_groups
+    for ids in owned:
+        counts = {sum(e // per_group == g for e in ids) for g in range(num_groups)}
+        if len(counts) > 1:
+            raise DataError(
+                f"cluster {cluster}: the router has {num_groups} groups of {per_group} experts, "
+                "and a sub-model must own equally many of each"
+            )
+
+
+class _Plan:
+    """What the files of one cluster's sub-model will hold."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        layout: StoredLayout,
+        assignment: AssignmentFile,
+        cluster: str,
+        base: BaseModelInfo,
+    ) -> None:
+        part = assignment.clusters[cluster]
+        self.checkpoint, self.base, self.cluster = checkpoint, base, cluster
+        self.num_samples = part.num_samples
+        self.local_top_k = assignment.local_top_k
+        self.layers = tuple(
+            LayerInfo(name=layer.name, num_experts=layer.num_experts, owned=ids)
+            for layer, ids in zip(layout.layers, part.owned, strict=True)
+        )
+        files = [
+            [
+                tensor
+                for stored in tensors
+                if stored.name in layout.roles
+                and (tensor := cut(stored, layout.roles[stored.name], part.owned)) is not None
+            ]
+            for tensors in checkpoint.files.values()
+        ]
+        self.files = [tensors for tensors in files if tensors]
+        self.sha256 = sha256_of(
+            base.sha256, [list(ids) for ids in part.owned], self.local_top_k, cluster
+        )
+
+    @property
+    def file_names(self) -> list[str]:
+        """One name per entry of `files`."""
+        return shard_names(len(self.files))
+
+
+def shard_names(count: int) -> list[str]:
+    """Return the names that a checkpoint of `count` files gives them."""
+    if count == 1:
+        return [SINGLE_NAME]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def cut(stored: StoredTensor, role: Role, owned: Sequence[Sequence[int]]) -> NewTensor | None:
+    """Return the part of a stored tensor that a sub-model holds; None if it holds none of it."""
+    if role.layer < 0:
+        return NewTensor(
+            name=stored.name, dtype=stored.dtype, shape=stored.shape, chunks=stored.chunks
+        )
+    ids = owned[role.layer]
+    if role.expert >= 0:
+        if role.expert not in ids:
+            return None
+        new_name = role.template.format(list(ids).index(role.expert))
+        return NewTensor(
+            name=new_name, dtype=stored.dtype, shape=stored.shape, chunks=stored.chunks
+        )
+    shape = list(stored.shape)
+    shape[role.axis] = len(ids)
+    return NewTensor(
+        name=stored.name,
+        dtype=stored.dtype,
+        shape=tuple(shape),
+        chunks=partial(_rows, stored, role.axis, tuple(ids)),
+    )
+
+
+def _rows(stored: StoredTensor, axis: int, ids: tuple[int, ...]) -> Iterator[memoryview]:
+    """Yield the bytes of the rows `ids` along `axis`."""
+    outer = 1
+    for length in stored.shape[:axis]:
+        outer *= length
+    row = stored.num_bytes // outer // stored.shape[axis]
+    for block in range(outer):
+        for expert in ids:
+            start = (block * stored.shape[axis] + expert) * row
+            yield from stored.chunks(start, start + row)
+
+
+def _write_part(plan: _Plan, target: Path, progress: Progress) -> None:
+    partial_folder = target.with_name(f".{target.name}.partial")
+    prepare_partial(partial_folder, plan.sha256)
+    folder = plan.checkpoint.folder
+    hashes = {}
+    weight_map = {}
+    total = 0
+    for file_name, tensors in zip(plan.file_names, plan.files, strict=True):
+        path = partial_folder / file_name
+        if path.exists():
+            hashes[file_name] = sha256_of_file(path, progress)
+        else:
+            hashes[file_name], _ = write_file(path, new_header(tensors), tensors, progress)
+        weight_map.update({tensor.name: file_name for tensor in tensors})
+        total += sum(tensor.num_bytes for tensor in tensors)
+    if len(plan.files) > 1:
+        write_json(
+            partial_folder / INDEX_NAME,
+            {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
+        )
+    for path in carried_files(folder):
+        if path.name not in ("config.json", MANIFEST_NAME):
+            shutil.copyfile(path, partial_folder / path.name)
+    write_json(partial_folder / "config.json", _sub_config(plan, folder))
+    manifest = Manifest(
+        content="sub_model",
+        cluster=plan.cluster,
+        plan_sha256=plan.sha256,
+        base=plan.base,
+        layers=plan.layers,
+        files=hashes,
+        num_samples=plan.num_samples,
+    )
+    write_text(partial_folder / "README.md", sub_model_card(manifest))
+    write_document(partial_folder / MANIFEST_NAME, manifest)
+    finish_partial(partial_folder, target)
+
+
+def _sub_config(plan: _Plan, folder: Path) -> dict[str, Any]:
+    """Return the base's configuration with the sub-model's number of experts."""
+    num_experts, kept = plan.layers[0].num_experts, len(plan.layers[0].owned)
+    raw = read_json(folder / "config.json")
+    try:
+        return with_num_experts(raw, num_experts, kept, plan.local_top_k)
+    except DataError:  # a configuration may leave out what is at its default
+        return with_num_experts(full_config(folder), num_experts, kept, plan.local_top_k)
+
+
+def prepare_partial(folder: Path, plan_sha256: str) -> None:
+    """Make the folder of an unfinished result, keeping finished files of the same plan only."""
+    plan = folder / PLAN_NAME
+    if not (plan.is_file() and read_json(plan).get("plan_sha256") == plan_sha256):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(plan, {"plan_sha256": plan_sha256})
+    for leftover in folder.glob(".*.part"):
+        leftover.unlink()
+
+
+def finish_partial(folder: Path, target: Path) -> None:
+    """Give a finished result its name."""
+    (folder / PLAN_NAME).unlink()
+    folder.rename(target)
