@@ -14,7 +14,7 @@ from math import acosh, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from sgp4.api import Satrec, SatrecArray
+from sgp4.api import SGP4_ERRORS, Satrec, SatrecArray
 
 Floats = NDArray[np.float64]
 
@@ -23,6 +23,9 @@ STEPS_S = (600.0, 480.0, 360.0, 300.0, 240.0, 200.0, 150.0, 120.0, 90.0, 60.0, 3
 
 SECONDS_PER_DAY = 86400.0
 _JD_2000 = 2451545.0
+_EARTH_RATE_RAD_S = 7.292115e-5
+_RUNAWAY_SHARE = 0.1
+_ERROR_TEXTS = {6: "decayed"}
 
 
 def julian_date(epoch: datetime) -> tuple[float, float]:
@@ -82,6 +85,36 @@ def earth_fixed(
     moving[..., 0] += rate * fixed[..., 1]
     moving[..., 1] -= rate * fixed[..., 0]
     return fixed, moving, errors
+
+
+def faults(
+    position: Floats, velocity: Floats, errors: NDArray[np.uint8], step_s: float
+) -> list[str]:
+    """Return for each of N satellites what is wrong with its states, empty where nothing is.
+
+    Besides SGP4's own codes: far from their epoch, drag terms can outrun the elements without an
+    error. The positions then no longer move as the velocities say (Simpson's rule over two steps).
+
+    Args:
+        position: (N, T, 3) from `earth_fixed` at nodes `step_s` apart.
+        velocity: (N, T, 3).
+        errors: (N, T).
+        step_s: distance of the nodes.
+    """
+    moved = position[:, 2:] - position[:, :-2]
+    meant = (step_s / 3) * (velocity[:, :-2] + 4 * velocity[:, 1:-1] + velocity[:, 2:])
+    gap_km = np.linalg.norm(moved - meant, axis=2).max(axis=1)
+    fastest = np.linalg.norm(velocity, axis=2).max(axis=1)
+    fastest += _EARTH_RATE_RAD_S * np.linalg.norm(position, axis=2).max(axis=1)
+    runaway = gap_km > _RUNAWAY_SHARE * 2 * step_s * fastest
+    found = []
+    for codes, ran in zip(errors, runaway.tolist(), strict=True):
+        first = codes[codes != 0][:1].tolist()
+        if first:
+            found.append(_ERROR_TEXTS.get(first[0], SGP4_ERRORS[first[0]]))
+        else:
+            found.append("drag has outrun the elements" if ran else "")
+    return found
 
 
 def _turn(vector: Floats, cos: Floats, sin: Floats) -> Floats:
