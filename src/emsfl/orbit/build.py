@@ -16,8 +16,9 @@ from emsfl.files import sha256_of
 from emsfl.orbit.allocation import Elevation, Slot, allocate
 from emsfl.orbit.config import InterSatelliteConfig, LinkConfig, OrbitConfig, Placement
 from emsfl.orbit.contacts import Windows, find_windows
+from emsfl.orbit.earth_rotation import ut1_minus_utc_s
 from emsfl.orbit.elements import read_elements
-from emsfl.orbit.ephemeris import Floats
+from emsfl.orbit.ephemeris import Floats, julian_date
 from emsfl.orbit.intersatellite import find_inter_satellite_windows, range_between
 from emsfl.orbit.links import SPEED_OF_LIGHT_KM_S, look, profile, segment_edges
 from emsfl.orbit.plan import PLAN_SCHEMA_VERSION, ContactPlan
@@ -72,7 +73,8 @@ def make_plan(config: OrbitConfig, cache_dir: Path | str | None = None) -> Conta
     if cache_dir is None:
         return _build(config, satellites, elements)
     settings = config.model_dump(mode="json", exclude={"constellation"})
-    key = sha256_of([BUILD_VERSION, PLAN_SCHEMA_VERSION, elements, settings])
+    turned_s = float(ut1_minus_utc_s(*map(np.array, julian_date(config.start))))
+    key = sha256_of([BUILD_VERSION, PLAN_SCHEMA_VERSION, elements, settings, turned_s])
     path = Path(cache_dir) / f"plan-{key[:24]}.npz"
     if path.exists():
         return ContactPlan.load(path)

@@ -2,8 +2,7 @@
 
 SGP4 is called at equally spaced nodes only. Between two nodes each coordinate is the polynomial
 of degree 7 that takes SGP4's position and velocity at the four nodes around (Hermite): its error
-stays below 1 m for the steps that `step_for` allows. Limits: UT1 is taken as UTC (they differ by
-less than 0.9 s, which turns the Earth by less than 420 m), and polar motion (10 m) is left out.
+stays below 1 m for the steps that `step_for` allows. Limit: polar motion (10 m) is left out.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from math import acosh, sqrt
 import numpy as np
 from numpy.typing import NDArray
 from sgp4.api import SGP4_ERRORS, Satrec, SatrecArray
+
+from emsfl.orbit.earth_rotation import ut1_minus_utc_s
 
 Floats = NDArray[np.float64]
 
@@ -127,6 +128,7 @@ def _turn(vector: Floats, cos: Floats, sin: Floats) -> Floats:
 
 def _sidereal(days: Floats, fractions: Floats) -> tuple[Floats, float]:
     """Return Greenwich mean sidereal time (IAU 1982) in radians, and its rate in rad/s."""
+    fractions = fractions + ut1_minus_utc_s(days, fractions) / SECONDS_PER_DAY
     centuries = (days - _JD_2000 + fractions) / 36525
     # The term of one turn a day is taken from the fraction, where no digits are lost.
     seconds = (
