@@ -20,8 +20,6 @@ RELATIVE_GAP = 1e-6
 """Branch and bound stops when the best solution is proven this close to the optimum."""
 
 
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Program:
     """One assignment problem; all arrays are validated by the caller."""
