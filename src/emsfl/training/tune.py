@@ -135,9 +135,10 @@ def tune(
             save_file(tunable.update_tensors(checkpoint), temporary, metadata={"format": "pt"})
         statistics_sha256 = None
         if settings.gate_samples:
-            statistics = domain_statistics(
-                tunable.model, tunable.layout, task, settings.batch_size, settings.gate_samples
-            )
+            with _autocast(settings):
+                statistics = domain_statistics(
+                    tunable.model, tunable.layout, task, settings.batch_size, settings.gate_samples
+                )
             statistics_sha256 = save_statistics(partial_folder, statistics, task.pooling)
     files = {SINGLE_NAME: sha256_of_file(partial_folder / SINGLE_NAME)}
     last = state.losses[-max(1, len(state.losses) // 10) :]
@@ -176,8 +177,8 @@ def _train(
 ) -> None:
     """Take the steps that are left, saving on the way."""
     if settings.gradient_checkpointing:
-        enable: Any = tunable.model.gradient_checkpointing_enable
-        enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable: Any = tunable.model.activation_checkpointing_enable
+        enable()
     tunable.train_mode()
     first = len(state.losses)
     batches = batch_order(
@@ -200,7 +201,7 @@ def _train(
             state.save(folder)
         report(done, loss.item())
     if settings.gradient_checkpointing:
-        disable: Any = tunable.model.gradient_checkpointing_disable
+        disable: Any = tunable.model.activation_checkpointing_disable
         disable()
 
 
