@@ -10,10 +10,11 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 
-WORDS = (
+TEXT = (
     "north south east west sun moon star sky rain wind snow cloud red green blue gold small great "
     "one two three four five six seven eight good bad old new the a of and in on is was runs sees"
-).split()
+)
+WORDS = TEXT.split()
 VOCABULARY = ["<pad>", "<unk>", "<s>", "</s>", *WORDS]
 NUM_EXPERTS = 8
 COMMON = {

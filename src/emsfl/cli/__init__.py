@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 import emsfl
@@ -27,6 +27,13 @@ COMMANDS = {
     "report": "Print the table of finished runs and write their HTML report.",
     "compare": "Compare the methods of several runs in one table.",
     "contacts": "Compute when sites and satellites can exchange bits.",
+    "inspect": "Show the experts of a mixture-of-experts checkpoint.",
+    "score": "Score how well each expert fits a cluster's data.",
+    "assign": "Find which cluster should own which experts.",
+    "split": "Cut one loadable sub-model per cluster out of a checkpoint.",
+    "tune": "Train a sub-model on local data; write an update.",
+    "merge": "Put the clusters' experts back into the model.",
+    "evaluate": "Judge a model on every domain of a table.",
     "validate": "Check a config file and show what it resolves to.",
     "doctor": "Show versions, devices and what is missing.",
 }
@@ -37,6 +44,14 @@ DEBUG_VARIABLE = "EMSFL_DEBUG"
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
+
+
+class _Command(TyperCommand):
+    """A command with plain help: rich's would take four times as long to appear."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Return the help without the backslashes that typer puts before brackets for rich."""
+        return super().get_help(ctx).replace("\\[", "[")
 
 
 class _LazyGroup(TyperGroup):
@@ -60,7 +75,7 @@ def _load(name: str) -> click.Command:
     identifier = name.replace("-", "_")
     function = getattr(import_module(f"emsfl.cli.{identifier}"), identifier)
     holder = typer.Typer(add_completion=False, rich_markup_mode=None)
-    holder.command(name)(function)
+    holder.command(name, cls=_Command)(function)
     return get_command(holder)
 
 
@@ -84,15 +99,17 @@ def build() -> click.Command:
 
 
 def main() -> None:
-    """Run the command line on `sys.argv` and leave with its exit code.
+    """Run the command line on `sys.argv` and leave with its exit code."""
+    sys.exit(call(sys.argv[1:]))
 
-    0: good; 1: emsfl's failure, or the reader of the output is gone; 2: the user's input;
-    130: interrupted.
+
+def call(arguments: list[str]) -> int:
+    """Run the command line on `arguments`; an error is one line on stderr, never a traceback.
+
+    Returns:
+        0: good; 1: emsfl's failure, or the reader of the output is gone; 2: the user's input;
+        130: interrupted.
     """
-    sys.exit(_run(sys.argv[1:]))
-
-
-def _run(arguments: list[str]) -> int:
     try:
         code = build().main(arguments, prog_name="emsfl", standalone_mode=False)
         sys.stdout.flush()

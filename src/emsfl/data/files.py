@@ -46,6 +46,13 @@ class Table:
             domains=tuple(self.domains[i] for i in indices),
         )
 
+    def spread(self, limit: int) -> Table:
+        """Return at most `limit` samples, spread evenly; all of them if `limit` is 0."""
+        count = len(self)
+        if not 0 < limit < count:
+            return self
+        return self.take([i * count // limit for i in range(limit)])
+
     def by_domain(self) -> dict[str, Table]:
         """Return one table per domain, by name."""
         return {
@@ -66,7 +73,7 @@ class Table:
         return self.take([i for i, d in enumerate(self.domains) if d in domains])
 
 
-def read_table(source: str, columns: Columns, *, split: str = "train", limit: int = 0) -> Table:
+def read_table(source: str, columns: Columns, *, split: str = "train") -> Table:
     """Read samples.
 
     Args:
@@ -74,7 +81,6 @@ def read_table(source: str, columns: Columns, *, split: str = "train", limit: in
             a metadata file; or the name of a data set on the Hugging Face hub.
         columns: which columns to use.
         split: of a data set that has splits.
-        limit: at most so many samples, spread evenly over the source; 0 for all.
 
     Raises:
         DataError: no such source, a column that is not there, or no sample.
@@ -85,33 +91,29 @@ def read_table(source: str, columns: Columns, *, split: str = "train", limit: in
     inputs = _pick(names, columns.input, ("text", "sentence", "image"), source, required=True)
     label = _pick(names, columns.label, ("label",), source, required=False)
     domain = _pick(names, columns.domain, ("domain",), source, required=False)
-    num_rows = len(table)
-    if not num_rows:
+    if not len(table):
         raise DataError(f"{source} holds no sample")
-    rows = list(range(num_rows))
-    if 0 < limit < num_rows:
-        rows = [i * num_rows // limit for i in range(limit)]
-    values = [_values(table, column, rows) for column in (inputs, label, domain)]
-    if any(value is None for column in values for value in column):
-        empty = next(row for row in range(len(rows)) if any(c[row] is None for c in values if c))
-        raise DataError(f"{source}: row {rows[empty]} has an empty field")
+    values = [_values(table, column) for column in (inputs, label, domain)]
+    for row, sample in enumerate(zip(*filter(None, values), strict=True)):
+        if any(value is None for value in sample):
+            raise DataError(f"{source}: row {row} has an empty field")
     return Table(
         inputs=tuple(values[0]),
         labels=None if label is None else tuple(str(value) for value in values[1]),
-        domains=(ALL,) * len(rows) if domain is None else tuple(str(v) for v in values[2]),
+        domains=(ALL,) * len(table) if domain is None else tuple(str(v) for v in values[2]),
     )
 
 
-def _values(table: Any, column: str | None, rows: Sequence[int]) -> list[Any]:
+def _values(table: Any, column: str | None) -> list[Any]:
+    """Return a column of a pyarrow table or a data set; class numbers by their names."""
     if column is None:
         return []
     values = table[column]
-    if hasattr(values, "take"):  # pyarrow
-        taken: list[Any] = values.take(rows).to_pylist()
-        return taken
+    if hasattr(values, "to_pylist"):
+        plain: list[Any] = values.to_pylist()
+        return plain
     names = getattr(table.features.get(column), "names", None)
-    chosen = [values[row] for row in rows]
-    return chosen if names is None else [names[value] for value in chosen]
+    return list(values) if names is None else [names[value] for value in values]
 
 
 def _local(path: Path) -> Any:

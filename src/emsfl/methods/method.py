@@ -159,7 +159,7 @@ class Method(ABC):
     def accept(self, update: Update, work: Work) -> None:
         """Merge an update that has been checked."""
 
-    def refused(self, cluster: str) -> None:
+    def refused(self, cluster: str) -> None:  # noqa: B027 - most methods need not react
         """React to an update of `cluster` that was refused."""
 
     @abstractmethod

@@ -12,7 +12,7 @@ Shapes: B sequences, S tokens in each, D hidden size, C clusters, E experts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -285,7 +285,7 @@ def _cached_length(cache: Any) -> int:
     return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else len(cache)
 
 
-def gate_info(config: dict[str, Any], clusters: Sequence[str], pooling: Pooling) -> GateFile:
+def gate_info(config: Mapping[str, Any], clusters: Sequence[str], pooling: Pooling) -> GateFile:
     """Describe the gate of a model with this configuration."""
     family = FAMILIES.get(str(config.get("model_type")), Family())
     return GateFile(pooling=pooling, clusters=tuple(clusters), score_function=family.score_function)

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import difflib
+from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from emsfl.errors import ConfigError, InfeasibleError
 from emsfl.files import sha256_of
 from emsfl.orbit.allocation import Slot, allocate
-from emsfl.orbit.config import OrbitConfig, Placement
+from emsfl.orbit.config import InterSatelliteConfig, OrbitConfig, Placement
 from emsfl.orbit.contacts import Windows, find_windows
-from emsfl.orbit.elements import Satellite, elements_hash, read_elements
+from emsfl.orbit.elements import read_elements
 from emsfl.orbit.ephemeris import Floats
-from emsfl.orbit.links import SPEED_OF_LIGHT_KM_S, look, segment_edges
+from emsfl.orbit.intersatellite import find_inter_satellite_windows, range_between
+from emsfl.orbit.links import SPEED_OF_LIGHT_KM_S, look, profile, segment_edges
 from emsfl.orbit.plan import PLAN_SCHEMA_VERSION, ContactPlan
+from emsfl.orbit.satellite import Satellite, elements_hash
 from emsfl.orbit.search import EDGE_TOLERANCE_S
 from emsfl.orbit.sites import Site
-from emsfl.orbit.walker import walker_satellites
+from emsfl.orbit.walker import PRESETS, walker_satellites
 
 BUILD_VERSION = 1
 """Raised when the same config would give another plan, so that cached plans are made anew."""
+
+
+class Row(NamedTuple):
+    """One directed contact, before all are laid out as columns."""
+
+    source: int
+    destination: int
+    start_s: float
+    end_s: float
+    segment_start_s: Floats
+    rate_bps: Floats
+    delay_s: Floats
 
 
 def load_satellites(config: OrbitConfig) -> list[Satellite]:
@@ -29,8 +45,9 @@ def load_satellites(config: OrbitConfig) -> list[Satellite]:
     constellation = config.constellation
     if constellation.elements is not None:
         return read_elements(constellation.elements)
-    assert constellation.walker is not None
-    return walker_satellites(constellation.walker, config.start)
+    shells = PRESETS[constellation.preset] if constellation.preset else constellation.walker
+    assert shells is not None
+    return walker_satellites(shells if isinstance(shells, tuple) else (shells,), config.start)
 
 
 def make_plan(config: OrbitConfig, cache_dir: Path | str | None = None) -> ContactPlan:
@@ -117,39 +134,74 @@ def _plan(
     elements: str,
 ) -> ContactPlan:
     """Put rates and delays on the slots and lay them out as columns."""
-    rows: list[tuple[float, int, int, float, Floats, Floats, Floats]] = []
+    rows: list[Row] = []
     for slot in slots:
         site, satellite = int(windows.site[slot.window]), int(windows.satellite[slot.window])
-        edges = segment_edges(slot.start_s, slot.end_s)
-        middle = look(
-            satellites[satellite], sites[site], config.start, (edges[:-1] + edges[1:]) / 2
+        sent = profile(
+            config.link,
+            satellites[satellite],
+            sites[site],
+            config.start,
+            slot.start_s,
+            slot.end_s,
         )
-        delay_s = middle.range_km / SPEED_OF_LIGHT_KM_S
         node = len(sites) + satellite
-        up = np.full(len(delay_s), config.link.uplink_bps)
-        down = np.full(len(delay_s), config.link.downlink_bps)
-        rows.append((slot.start_s, site, node, slot.end_s, edges[:-1], up, delay_s))
-        rows.append((slot.start_s, node, site, slot.end_s, edges[:-1], down, delay_s))
-    rows.sort(key=lambda row: row[:3])
+        shared = (slot.start_s, slot.end_s, sent.start_s)
+        rows.append(Row(site, node, *shared, sent.up_bps, sent.delay_s))
+        rows.append(Row(node, site, *shared, sent.down_bps, sent.delay_s))
+    if config.inter_satellite is not None:
+        rows += _inter_satellite(config, config.inter_satellite, satellites, len(sites))
+    rows.sort(key=lambda row: (row.start_s, row.source, row.destination))
     return ContactPlan(
         epoch_utc=config.start,
         duration_s=config.hours * 3600,
         sites=tuple(site.name for site in sites),
         satellites=tuple(satellite.name for satellite in satellites),
-        source=np.array([row[1] for row in rows], dtype=np.int32),
-        destination=np.array([row[2] for row in rows], dtype=np.int32),
-        start_s=np.array([row[0] for row in rows]),
-        end_s=np.array([row[3] for row in rows]),
-        offset=np.cumsum([0] + [len(row[4]) for row in rows], dtype=np.int32),
-        segment_start_s=np.concatenate([row[4] for row in rows]),
-        rate_bps=np.concatenate([row[5] for row in rows]),
-        delay_s=np.concatenate([row[6] for row in rows]),
+        source=np.array([row.source for row in rows], dtype=np.int32),
+        destination=np.array([row.destination for row in rows], dtype=np.int32),
+        start_s=np.array([row.start_s for row in rows]),
+        end_s=np.array([row.end_s for row in rows]),
+        offset=np.cumsum([0, *(len(row.rate_bps) for row in rows)], dtype=np.int32),
+        segment_start_s=np.concatenate([row.segment_start_s for row in rows]),
+        rate_bps=np.concatenate([row.rate_bps for row in rows]),
+        delay_s=np.concatenate([row.delay_s for row in rows]),
         settings={
             "elements_hash": elements,
-            "min_elevation_deg": config.min_elevation_deg,
-            "link": config.link.model_dump(mode="json"),
-            "allocation": config.allocation.model_dump(mode="json"),
-            "server": config.server.model_dump(mode="json"),
             "edge_tolerance_s": EDGE_TOLERANCE_S,
+            **config.model_dump(mode="json", exclude={"start", "hours", "constellation", "sites"}),
         },
     )
+
+
+def _inter_satellite(
+    config: OrbitConfig, links: InterSatelliteConfig, satellites: list[Satellite], first: int
+) -> list[Row]:
+    windows = find_inter_satellite_windows(
+        satellites,
+        list(combinations(range(len(satellites)), 2)),
+        config.start,
+        config.hours * 3600,
+        links.max_range_km,
+        links.limb_altitude_km,
+    )
+    rows = []
+    for row in range(len(windows)):
+        start_s, end_s = float(windows.start_s[row]), float(windows.end_s[row])
+        edges = segment_edges(start_s, end_s)
+        pair = int(windows.first[row]), int(windows.second[row])
+        range_km = range_between(
+            satellites[pair[0]], satellites[pair[1]], config.start, (edges[:-1] + edges[1:]) / 2
+        )
+        for source, destination in (pair, pair[::-1]):
+            rows.append(
+                Row(
+                    first + source,
+                    first + destination,
+                    start_s,
+                    end_s,
+                    edges[:-1],
+                    np.full(len(range_km), links.rate_bps),
+                    range_km / SPEED_OF_LIGHT_KM_S,
+                )
+            )
+    return rows

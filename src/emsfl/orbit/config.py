@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, Field, field_validator, model_validator
 
@@ -14,13 +14,18 @@ from emsfl.config import ConfigModel
 Name = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 
 
+LATITUDE_DEG = (-90.0, 90.0)
+LONGITUDE_DEG = (-180.0, 360.0)
+ALTITUDE_M = (-500.0, 9000.0)
+
+
 class SiteConfig(ConfigModel):
     """One place on the ground, in WGS84 geodetic coordinates."""
 
     name: Name
-    latitude_deg: Annotated[float, Field(ge=-90, le=90)]
-    longitude_deg: Annotated[float, Field(ge=-180, le=360)]
-    altitude_m: Annotated[float, Field(ge=-500, le=9000)] = 0.0
+    latitude_deg: Annotated[float, Field(ge=LATITUDE_DEG[0], le=LATITUDE_DEG[1])]
+    longitude_deg: Annotated[float, Field(ge=LONGITUDE_DEG[0], le=LONGITUDE_DEG[1])]
+    altitude_m: Annotated[float, Field(ge=ALTITUDE_M[0], le=ALTITUDE_M[1])] = 0.0
 
 
 class Pattern(StrEnum):
@@ -57,10 +62,26 @@ class WalkerConfig(ConfigModel):
         return self
 
 
+Shells = Annotated[tuple[WalkerConfig, ...], Field(min_length=1, max_length=26)]
+
+
+class Preset(StrEnum):
+    """Well-known constellations (figures and sources: `emsfl.orbit.walker`)."""
+
+    IRIDIUM = "iridium"
+    GLOBALSTAR = "globalstar"
+    ONEWEB = "oneweb"
+    STARLINK_GEN1 = "starlink-gen1"
+    KUIPER = "kuiper"
+    GALILEO = "galileo"
+
+
 class ConstellationConfig(ConfigModel):
     """Where the satellites come from: exactly one of the fields."""
 
-    walker: WalkerConfig | None = None
+    walker: WalkerConfig | Shells | None = None
+    """One shell, or a list of at most 26."""
+    preset: Preset | None = None
     elements: Path | None = None
     """A file of element sets; a relative path starts at the working directory."""
 
@@ -73,13 +94,97 @@ class ConstellationConfig(ConfigModel):
         return self
 
 
-class LinkConfig(ConfigModel):
-    """What a contact carries."""
+class CarrierConfig(ConfigModel):
+    """The budget of one direction."""
 
-    uplink_bps: Annotated[float, Field(gt=0)]
-    """From site to satellite."""
-    downlink_bps: Annotated[float, Field(gt=0)]
-    """From satellite to site."""
+    frequency_Hz: Annotated[float, Field(ge=1e8, le=1e11)]
+    bandwidth_Hz: Annotated[float, Field(gt=0)]
+    eirp_dBW: Annotated[float, Field(ge=-60, le=120)]
+    """Of the sender, over the whole bandwidth."""
+    g_over_t_dB_K: Annotated[float, Field(ge=-60, le=80)]
+    """Of the receiver."""
+    zenith_attenuation_dB: Annotated[float, Field(ge=0)] = 0.0
+    """Of gases, straight up; it grows as 1 / sin(elevation)."""
+    scintillation_dB: Annotated[float, Field(ge=0)] = 0.0
+    margin_dB: Annotated[float, Field(ge=0)] = 0.0
+    """Shadowing, pointing, interference and whatever else is to be set aside."""
+
+
+class DvbS2xConfig(ConfigModel):
+    """Adaptive coding and modulation of DVB-S2X: the best mode that the ratio allows."""
+
+    kind: Literal["dvb-s2x"] = "dvb-s2x"
+    roll_off: Annotated[float, Field(ge=0.05, le=0.35)] = 0.2
+    margin_dB: Annotated[float, Field(ge=0)] = 1.0
+    """Above the ideal thresholds: implementation and tracking."""
+
+
+class ShannonConfig(ConfigModel):
+    """Shannon's bound, moved by a gap and truncated to what the modem can do."""
+
+    kind: Literal["shannon"] = "shannon"
+    gap_dB: Annotated[float, Field(ge=0)] = 3.0
+    min_bits_per_symbol: Annotated[float, Field(ge=0)] = 0.0
+    """Below it nothing is sent."""
+    max_bits_per_symbol: Annotated[float, Field(gt=0)]
+
+
+class BudgetConfig(ConfigModel):
+    """Both directions of a link, and the modem that both use."""
+
+    uplink: CarrierConfig
+    downlink: CarrierConfig
+    modem: Annotated[DvbS2xConfig | ShannonConfig, Field(discriminator="kind")]
+
+
+class LinkPreset(StrEnum):
+    """Well-known links (figures and sources: `emsfl.orbit.link_presets`)."""
+
+    HANDHELD_LEO600 = "tr38821-handheld-leo600"
+    HANDHELD_LEO1200 = "tr38821-handheld-leo1200"
+    VSAT_LEO600 = "tr38821-vsat-leo600"
+    VSAT_LEO1200 = "tr38821-vsat-leo1200"
+    IRIDIUM_CERTUS_700 = "iridium-certus-700"
+    STARLINK_US_2025 = "starlink-us-2025"
+
+
+class RainConfig(ConfigModel):
+    """Rain, cloud and gas attenuation by ITU-R models; needs the extra `emsfl[rain]`."""
+
+    exceeded_percent: Annotated[float, Field(ge=0.01, le=5)]
+    """Of the year in which attenuation is larger: 0.1 sizes a link for 99.9 % availability."""
+
+
+class LinkConfig(ConfigModel):
+    """What a contact carries: both rates, a preset, or a budget."""
+
+    uplink_bps: Annotated[float, Field(gt=0)] | None = None
+    """From site to satellite, constant."""
+    downlink_bps: Annotated[float, Field(gt=0)] | None = None
+    """From satellite to site, constant."""
+    preset: LinkPreset | None = None
+    budget: BudgetConfig | None = None
+    rain: RainConfig | None = None
+    """Takes the place of the budget's gas attenuation."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        rates = (self.uplink_bps is not None) + (self.downlink_bps is not None)
+        if rates == 1:
+            raise ValueError("uplink_bps and downlink_bps must be given together")
+        if bool(rates) + (self.preset is not None) + (self.budget is not None) != 1:
+            raise ValueError("give uplink_bps and downlink_bps, or preset, or budget")
+        return self
+
+
+class InterSatelliteConfig(ConfigModel):
+    """Links between all pairs of satellites that see each other."""
+
+    rate_bps: Annotated[float, Field(gt=0)]
+    """In each direction."""
+    max_range_km: Annotated[float, Field(gt=0)]
+    limb_altitude_km: Annotated[float, Field(ge=0, le=1000)] = 80.0
+    """The line of sight stays above this height over the equatorial radius."""
 
 
 class Policy(StrEnum):
@@ -139,6 +244,7 @@ class OrbitConfig(ConfigModel):
     """Geometric elevation mask, without refraction."""
     link: LinkConfig
     allocation: AllocationConfig = AllocationConfig()
+    inter_satellite: InterSatelliteConfig | None = None
     server: ServerConfig = ServerConfig()
 
     @field_validator("start")

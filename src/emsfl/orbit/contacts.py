@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from sgp4.api import SGP4_ERRORS
 
 from emsfl.errors import DataError
-from emsfl.orbit.elements import Satellite
 from emsfl.orbit.ephemeris import Floats, earth_fixed, nodes_s, step_for
+from emsfl.orbit.satellite import Satellite
 from emsfl.orbit.search import HERMITE, search_sites
 from emsfl.orbit.sites import Site, SiteVectors, site_vectors
 
@@ -90,7 +90,7 @@ def find_windows(
     Warns:
         ElementsWarning: satellites left out (named), or elements far from the search in time.
     """
-    _warn_if_stale(satellites, epoch, duration_s)
+    warn_if_stale(satellites, epoch, duration_s)
     vectors = site_vectors(sites)
     sin_mask = sin(radians(min_elevation_deg))
     found: list[tuple[int, Floats]] = []
@@ -191,7 +191,8 @@ def _report(bad: Sequence[str], count: int, strict: bool) -> None:
     )
 
 
-def _warn_if_stale(satellites: Sequence[Satellite], epoch: datetime, duration_s: float) -> None:
+def warn_if_stale(satellites: Sequence[Satellite], epoch: datetime, duration_s: float) -> None:
+    """Warn (ElementsWarning) of elements far from the search in time."""
     middle = epoch + timedelta(seconds=duration_s / 2)
     ages = [abs((satellite.epoch - middle) / timedelta(days=1)) for satellite in satellites]
     oldest = int(np.argmax(ages))

@@ -8,9 +8,10 @@ are exact to rounding. Times are seconds from the plan's epoch.
 
 from __future__ import annotations
 
+import difflib
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -49,6 +50,16 @@ class Contact:
 
     site: str
     satellite: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DirectedContact:
+    """One interval in which `source` can send to `destination`."""
+
+    source: str
+    destination: str
     start_s: float
     end_s: float
 
@@ -106,7 +117,7 @@ class ContactPlan:
 
     def contacts(self, site: str) -> list[Contact]:
         """Return the contacts of `site` in time order; both directions of a pass count once."""
-        number = self._site(site)
+        number = self._node(site)
         chosen = np.flatnonzero((self.source == number) | (self.destination == number))
         nodes = self.nodes
         found = dict.fromkeys(
@@ -119,11 +130,31 @@ class ContactPlan:
         )
         return [Contact(site, name, start, end) for start, end, name in sorted(found)]
 
+    def next_contact(self, node: str, time_s: float) -> DirectedContact | None:
+        """Return the contact of `node` that starts first among those not over at `time_s`."""
+        number = self._node(node)
+        mine = (self.source == number) | (self.destination == number)
+        rows = np.flatnonzero(mine & (self.end_s > time_s))
+        return self._directed(int(rows[0])) if len(rows) else None
+
+    def active(self, time_s: float) -> list[DirectedContact]:
+        """Return the contacts that have begun and are not over at `time_s`."""
+        begun = int(np.searchsorted(self.start_s, time_s, side="right"))
+        return [self._directed(int(c)) for c in np.flatnonzero(self.end_s[:begun] > time_s)]
+
+    def events(self) -> Iterator[tuple[float, Literal["start", "end"], DirectedContact]]:
+        """Yield starts and ends in time order; at one moment ends come before starts."""
+        count = len(self)
+        times = np.concatenate([self.end_s, self.start_s])
+        for index in np.lexsort((np.arange(2 * count), times)):
+            kind: Literal["start", "end"] = "end" if index < count else "start"
+            yield float(times[index]), kind, self._directed(int(index % count))
+
     def bits(self, site: str, direction: Direction, start_s: float, end_s: float) -> float:
         """Return the bits that `site` can send ("up") or receive ("down") between two times."""
         if not start_s <= end_s:
             raise ValueError(f"bits from {start_s} s to {end_s} s: the end lies before the start")
-        capacity = self._capacity(site, direction)
+        capacity = self._of_site(site, direction)
         return capacity.bits_until(end_s) - capacity.bits_until(start_s)
 
     def finish_time(
@@ -134,64 +165,74 @@ class ContactPlan:
         What does not fit into one contact resumes in the next; contacts that overlap carry bits
         side by side. Propagation delay is not included (see `delay_s`).
         """
-        return self._capacity(site, direction).finish_s(start_s, 8 * num_bytes)
+        return self._of_site(site, direction).finish_s(start_s, 8 * num_bytes)
+
+    def capacity(self, source: str | None = None, destination: str | None = None) -> Capacity:
+        """Return the rate over time of all contacts from `source` to `destination` together.
+
+        Args:
+            source: name of a node; None is any.
+            destination: name of a node; None is any.
+        """
+        key = (
+            -1 if source is None else self._node(source),
+            -1 if destination is None else self._node(destination),
+        )
+        if key not in self._capacities:
+            chosen = np.ones(len(self), dtype=np.bool_)
+            for column, node in zip((self.source, self.destination), key, strict=True):
+                if node >= 0:
+                    chosen &= column == node
+            self._capacities[key] = self._sum(np.flatnonzero(chosen))
+        return self._capacities[key]
 
     def statistics(self) -> list[ContactStatistics]:
         """Return one row per site, in the order of `sites`."""
-        return [self._statistics_of(site) for site in self.sites]
+        return [statistics_of(self, site) for site in self.sites]
 
-    def _statistics_of(self, site: str) -> ContactStatistics:
-        contacts = self.contacts(site)
-        days = self.duration_s / 86400
-        # Contacts may overlap where a site has several antennas: gaps count between unions.
-        gaps = []
-        busy_until, ends = 0.0, 0.0
-        for contact in contacts:
-            if contact.start_s > busy_until:
-                gaps.append(contact.start_s - busy_until)
-            busy_until = max(busy_until, contact.end_s)
-        ends = self.duration_s - busy_until
-        inner = gaps[1:] if contacts and contacts[0].start_s > 0 else gaps
-        return ContactStatistics(
-            site=site,
-            contacts_per_day=len(contacts) / days,
-            mean_duration_s=float(np.mean([c.end_s - c.start_s for c in contacts]))
-            if contacts
-            else 0.0,
-            mean_gap_s=float(np.mean(inner)) if inner else None,
-            longest_gap_s=max([*gaps, ends]),
-            uplink_bits_per_day=self.bits(site, "up", 0.0, self.duration_s) / days,
-            downlink_bits_per_day=self.bits(site, "down", 0.0, self.duration_s) / days,
+    def segment_end_s(self) -> Floats:
+        """Return the (M,) ends of the profile segments."""
+        ends = np.empty_like(self.segment_start_s)
+        ends[:-1] = self.segment_start_s[1:]
+        ends[self.offset[1:] - 1] = self.end_s
+        return ends
+
+    def _directed(self, row: int) -> DirectedContact:
+        return DirectedContact(
+            self.nodes[self.source[row]],
+            self.nodes[self.destination[row]],
+            float(self.start_s[row]),
+            float(self.end_s[row]),
         )
 
-    def _site(self, site: str) -> int:
-        if site not in self.sites:
-            raise UserError(f"the plan has no site {site!r}; it has {', '.join(self.sites)}")
-        return self.sites.index(site)
+    def _of_site(self, site: str, direction: Direction) -> Capacity:
+        if direction == "up":
+            return self.capacity(source=site)
+        return self.capacity(destination=site)
 
     @cached_property
-    def _capacities(self) -> dict[tuple[int, Direction], Capacity]:
-        return {}
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.nodes)}
 
-    def _capacity(self, site: str, direction: Direction) -> Capacity:
-        key = (self._site(site), direction)
-        if key not in self._capacities:
-            column = self.source if direction == "up" else self.destination
-            self._capacities[key] = self._sum(np.flatnonzero(column == key[0]))
-        return self._capacities[key]
+    def _node(self, name: str) -> int:
+        if name not in self._numbers:
+            near = difflib.get_close_matches(name, self.nodes, n=1, cutoff=0.0)
+            raise UserError(f"the plan has no node {name!r}; did you mean {near[0]!r}?")
+        return self._numbers[name]
+
+    @cached_property
+    def _capacities(self) -> dict[tuple[int, int], Capacity]:
+        return {}
 
     def _sum(self, chosen: NDArray[np.intp]) -> Capacity:
         """Return the capacity of the chosen contacts together."""
-        lengths = (self.offset[1:] - self.offset[:-1])[chosen]
-        segments = np.concatenate(
-            [np.arange(self.offset[c], self.offset[c + 1]) for c in chosen]
-            or [np.empty(0, dtype=np.intp)]
+        of_contact = np.repeat(np.arange(len(self)), np.diff(self.offset))
+        segments = np.isin(of_contact, chosen)
+        return Capacity.of(
+            self.segment_start_s[segments],
+            self.segment_end_s()[segments],
+            self.rate_bps[segments],
         )
-        starts = self.segment_start_s[segments]
-        ends = np.append(starts[1:], np.inf)
-        last = np.cumsum(lengths) - 1
-        ends[last[lengths > 0]] = self.end_s[chosen]
-        return Capacity.of(starts, ends[: len(starts)], self.rate_bps[segments])
 
     @cached_property
     def hash(self) -> str:
@@ -252,3 +293,26 @@ class ContactPlan:
     def utc(self, time_s: float) -> datetime:
         """Return the UTC time of second `time_s`."""
         return self.epoch_utc + timedelta(seconds=time_s)
+
+
+def statistics_of(plan: ContactPlan, site: str) -> ContactStatistics:
+    """Return how often `site` is in contact; gaps are those of all its antennas together."""
+    contacts = plan.contacts(site)
+    days = plan.duration_s / 86400
+    gaps: list[float] = []
+    busy_until = 0.0
+    for contact in contacts:
+        if contact.start_s > busy_until:
+            gaps.append(contact.start_s - busy_until)
+        busy_until = max(busy_until, contact.end_s)
+    between = gaps[1:] if contacts and contacts[0].start_s > 0 else gaps
+    durations = [contact.end_s - contact.start_s for contact in contacts]
+    return ContactStatistics(
+        site=site,
+        contacts_per_day=len(contacts) / days,
+        mean_duration_s=float(np.mean(durations)) if durations else 0.0,
+        mean_gap_s=float(np.mean(between)) if between else None,
+        longest_gap_s=max([*gaps, plan.duration_s - busy_until]),
+        uplink_bits_per_day=plan.bits(site, "up", 0.0, plan.duration_s) / days,
+        downlink_bits_per_day=plan.bits(site, "down", 0.0, plan.duration_s) / days,
+    )

@@ -82,8 +82,8 @@ _KNOWN = {
         symbol="cross",
     ),
     "ems_fl_frozen_shared": MethodStyle(
-        label="EMS-FL (shared frozen)",
-        meaning="only experts are tuned",
+        label="EMS-FL (frozen)",
+        meaning="only experts are tuned; the shared parameters stay as pre-trained",
         light="#7d6a2c",
         dark="#b8a35e",
         dash="dashdot",
@@ -128,6 +128,11 @@ def is_ablation(method: str) -> bool:
 def method_label(method: str) -> str:
     """Return the name for people: the label of a known method, else the name in words."""
     return _KNOWN[method].label if method in _KNOWN else method.replace("_", " ")
+
+
+def domain_label(domain: str) -> str:
+    """Return a domain's name in words: 'rotated_90' as 'rotated 90'."""
+    return domain.replace("_", " ")
 
 
 def method_styles(methods: Sequence[str]) -> dict[str, MethodStyle]:

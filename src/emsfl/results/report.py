@@ -167,7 +167,7 @@ def upload_table(result: RunResult) -> TextTable:
     """Return the timeline as numbers: contacts, and uploads per method, of every cluster."""
     methods = uploading_methods(result)
     return TextTable(
-        title=f"Contacts and uploads, seed {result.seeds[0]}",
+        title=f"Counts, seed {result.seeds[0]}",
         columns=("cluster", "contacts", *(result.methods[name].label for name in methods)),
         rows=tuple(
             (
@@ -252,21 +252,23 @@ def _letter(position: int) -> str:
 def _provenance(result: RunResult) -> list[tuple[str, str]]:
     made = result.provenance
     packages = ", ".join(f"{name} {version}" for name, version in made.packages.items())
-    models = ", ".join(
-        f"seed {seed}: {value[:_HASH_DIGITS]}" for seed, value in made.model_hash.items()
-    )
+    models = ", ".join(f"seed {seed}: {_short(value)}" for seed, value in made.model_hash.items())
     return [
         ("made", f"{made.created_utc}, in {duration(made.wall_time_s)}"),
         ("emsfl", made.emsfl_version),
         ("git", made.git_hash or "not from a checkout"),
         ("Python", f"{made.python} on {made.platform}"),
         ("packages", packages),
-        ("config", made.config_hash[:_HASH_DIGITS]),
-        ("contact plan", made.plan_hash[:_HASH_DIGITS]),
-        ("data", made.data_hash[:_HASH_DIGITS]),
+        ("config", _short(made.config_hash)),
+        ("contact plan", _short(made.plan_hash)),
+        ("data", _short(made.data_hash)),
         ("pre-trained model", models),
         ("schema version", str(result.schema_version)),
     ]
+
+
+def _short(digest: str) -> str:
+    return digest[:_HASH_DIGITS]
 
 
 def _colours(result: RunResult, *, dark: bool) -> dict[str, str]:

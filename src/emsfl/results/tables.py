@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from emsfl.results.labels import EMS_FL
+from emsfl.results.labels import EMS_FL, domain_label
 from emsfl.results.paired import paired_difference
 from emsfl.results.schema import MethodResult, RunResult
 from emsfl.results.summary import better_fedavg
 from emsfl.results.wording import (
     BYTES_PER_MB,
-    FLOPS_PER_TFLOP,
     MISSING,
     amount,
+    compute_unit,
     count,
     duration,
     energy_unit,
@@ -84,7 +85,7 @@ def accuracy_table(result: RunResult) -> TextTable:
     )
     return TextTable(
         title="Accuracy at the end, %",
-        columns=("method", "merged model", *domains, "sub-models"),
+        columns=("method", "merged model", *(domain_label(d) for d in domains), "sub-models"),
         rows=tuple(rows),
         keys=tuple(result.methods),
         note=f"{spread}before any tuning {percent(start)}; sub-models on their own domain",
@@ -94,7 +95,8 @@ def accuracy_table(result: RunResult) -> TextTable:
 def cost_table(result: RunResult) -> TextTable:
     """Return what every method took: time to target, traffic, compute and energy, seed means."""
     methods = result.methods
-    joules, unit = energy_unit([method.energy_J.mean for method in methods.values()])
+    joules, energy = energy_unit([method.energy_J.mean for method in methods.values()])
+    flops, compute = compute_unit([method.device_flops.mean for method in methods.values()])
     rows = []
     for name, method in methods.items():
         ratio = time_ratio(result, name)
@@ -106,7 +108,7 @@ def cost_table(result: RunResult) -> TextTable:
                 MISSING if ratio is None else f"{ratio:.2f}",
                 amount(method.uploaded_bytes.mean / BYTES_PER_MB),
                 amount(method.upload_bytes_per_contact.mean / BYTES_PER_MB),
-                amount(method.device_flops.mean / FLOPS_PER_TFLOP),
+                amount(method.device_flops.mean / flops),
                 amount(method.energy_J.mean / joules),
             )
         )
@@ -116,10 +118,10 @@ def cost_table(result: RunResult) -> TextTable:
             "method",
             "hours to target",
             "of FedAvg's time",
-            "upload, MB",
+            "upload MB",
             "MB per contact",
-            "compute, TFLOP",
-            f"energy, {unit}",
+            f"compute {compute}",
+            f"energy {energy}",
         ),
         rows=tuple(rows),
         keys=tuple(methods),
@@ -146,7 +148,7 @@ def traffic_table(result: RunResult) -> TextTable:
             "updates merged",
             "updates refused",
             "download, MB",
-            "parameters trained at once on one device",
+            "peak trainable parameters",
         ),
         rows=tuple(
             (
@@ -184,7 +186,7 @@ def lead_table(result: RunResult) -> TextTable | None:
 def contact_table(result: RunResult) -> TextTable:
     """Return how often each site is in contact."""
     return TextTable(
-        title="Contacts",
+        title="Contacts of each site",
         columns=(
             "site",
             "contacts per day",
@@ -215,7 +217,7 @@ def print_tables(tables: Sequence[TextTable], console: Console) -> None:
         console.print()
         console.print(rich_table(table))
         if table.note:
-            console.print(f"  {table.note}", style="dim", highlight=False, markup=False)
+            console.print(table.note, style="dim", highlight=False, markup=False)
 
 
 def print_result(result: RunResult, console: Console) -> None:
@@ -230,11 +232,14 @@ def rich_table(table: TextTable) -> Table:
     )
     for position, column in enumerate(table.columns):
         is_text = position in table.text_columns
+        # Numbers and short names never break over lines; a head does, between its words.
+        cells = [row[position] for row in table.rows]
+        whole = [*column.split(), *(cell for cell in cells if not is_text or len(cell) <= 20)]
+        width = max(len(text) for text in whole)
         shown.add_column(
-            Text(column),
+            Text("\n".join(wrap(column, width, break_on_hyphens=False))),
             justify="left" if is_text else "right",
-            overflow="fold",
-            no_wrap=not is_text,
+            min_width=width,
         )
     for row in table.rows:
         shown.add_row(*(Text(cell) for cell in row))

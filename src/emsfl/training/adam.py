@@ -27,7 +27,7 @@ class ExpertAdam(torch.optim.Optimizer):
         super().__init__([dict(group) for group in params], {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every used expert once."""
         for group in self.param_groups:
             shape, axis = group["shape"], group["axis"]

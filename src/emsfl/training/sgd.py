@@ -31,7 +31,11 @@ class ExpertSGD(torch.optim.Optimizer):
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(parameter)
                 velocity = state["momentum_buffer"]
-                axes = tuple(range(1, gradient.dim()))
-                used = (gradient.abs().amax(axes, keepdim=True) > 0).to(gradient.dtype)
-                velocity.mul_(1 + (group["momentum"] - 1) * used).add_(gradient)
-                parameter.addcmul_(velocity, used, value=-group["lr"])
+                used = gradient.flatten(1).abs().sum(1) > 0
+                if bool(used.all()):
+                    velocity.mul_(group["momentum"]).add_(gradient)
+                    parameter.add_(velocity, alpha=-group["lr"])
+                else:
+                    used = used.view(-1, *[1] * (gradient.dim() - 1))
+                    velocity.mul_(torch.where(used, group["momentum"], 1.0)).add_(gradient)
+                    parameter.add_(velocity * used, alpha=-group["lr"])
