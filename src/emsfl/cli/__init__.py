@@ -28,6 +28,13 @@ COMMANDS = {
     "report": "Print the table of finished runs and write their HTML report.",
     "compare": "Compare the methods of several runs in one table.",
     "contacts": "Compute when sites and satellites can exchange bits.",
+    "inspect": "Show the experts of a mixture-of-experts checkpoint.",
+    "score": "Score how well each expert fits a cluster's data.",
+    "assign": "Find which cluster should own which experts.",
+    "split": "Cut one loadable sub-model per cluster out of a checkpoint.",
+    "tune": "Train a sub-model on local data; write an update.",
+    "merge": "Put the clusters' experts back into the model.",
+    "evaluate": "Judge a model on every domain of a table.",
     "validate": "Check a config file and show what it resolves to.",
     "doctor": "Show versions, devices and what is missing.",
 }

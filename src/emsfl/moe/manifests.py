@@ -145,6 +145,8 @@ class Manifest(Document):
     layers: tuple[LayerInfo, ...]
     files: Mapping[str, str]
     """Tensor file -> SHA-256."""
+    statistics_sha256: str | None = None
+    """Of `domain_statistics.safetensors`, where the update has it."""
     num_samples: int = Field(ge=1)
     training: TrainingInfo | None = None
 

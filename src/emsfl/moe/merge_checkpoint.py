@@ -14,10 +14,13 @@ import torch
 
 from emsfl.errors import DataError
 from emsfl.files import sha256_of, write_json, write_text
+from emsfl.moe.adapter import Owned
 from emsfl.moe.checkpoint import Checkpoint, Role, StoredLayout, open_checkpoint, stored_layout
+from emsfl.moe.gate import fit_gate
+from emsfl.moe.gate_wrapper import StoredGate, gate_info, has_gate, read_statistics, save_gate
 from emsfl.moe.manifests import MANIFEST_NAME, BaseModelInfo
 from emsfl.moe.model_card import merged_card
-from emsfl.moe.pretrained import carried_files, read_json, skeleton
+from emsfl.moe.pretrained import carried_files, full_config, read_json, skeleton
 from emsfl.moe.split_checkpoint import finish_partial, prepare_partial
 from emsfl.moe.tensor_files import (
     DTYPES,
@@ -39,6 +42,8 @@ class Merged:
     files: Mapping[str, str]
     """Tensor file -> SHA-256."""
     clusters: tuple[str, ...]
+    has_gate: bool
+    """Whether all updates brought statistics, so that a domain gate lies beside the weights."""
     was_there: bool
 
 
@@ -92,7 +97,11 @@ def merge_checkpoint(
         if path.name != MANIFEST_NAME:
             shutil.copyfile(path, partial_folder / path.name)
     manifests = [update.manifest for update in updates]
-    write_text(partial_folder / "README.md", merged_card(manifests, has_gate=False))
+    stored_gate = gate_of(updates, full_config(folder))
+    if stored_gate is not None:
+        save_gate(partial_folder, stored_gate)
+    card = merged_card(manifests, has_gate=stored_gate is not None)
+    write_text(partial_folder / "README.md", card)
     write_json(
         partial_folder / MANIFEST_NAME,
         {
@@ -110,6 +119,7 @@ def merge_checkpoint(
         num_bytes=base.num_bytes,
         files=hashes,
         clusters=tuple(m.cluster for m in manifests),
+        has_gate=stored_gate is not None,
         was_there=False,
     )
 
@@ -123,7 +133,26 @@ def _existing(out: Path, plan_sha256: str, updates: Sequence[Update]) -> Merged:
         num_bytes=open_checkpoint(out).num_bytes,
         files=manifest["files"],
         clusters=tuple(u.manifest.cluster for u in updates),
+        has_gate=has_gate(out),
         was_there=True,
+    )
+
+
+def gate_of(updates: Sequence[Update], config: Mapping[str, Any]) -> StoredGate | None:
+    """Fit the domain gate to the updates' statistics; None unless all updates bring them."""
+    if any(update.manifest.statistics_sha256 is None for update in updates):
+        return None
+    read = [read_statistics(update.checkpoint.folder) for update in updates]
+    if len({pooling for _, pooling in read}) > 1:
+        raise DataError("the updates' domain statistics are of different kinds")
+    layers = updates[0].manifest.layers
+    owner = torch.full((len(layers), max(layer.num_experts for layer in layers)), -1)
+    for cluster, update in enumerate(updates):
+        for index, layer in enumerate(update.manifest.layers):
+            owner[index, list(layer.owned)] = cluster
+    return StoredGate(
+        gate=fit_gate([statistics for statistics, _ in read], owner),
+        info=gate_info(config, [u.manifest.cluster for u in updates], read[0][1]),
     )
 
 
@@ -226,3 +255,17 @@ def _mean_chunks(
         for (weight, _), part in zip(changed, parts, strict=True):
             delta += weight * (torch.frombuffer(part, dtype=dtype).to(exact) - value)
         yield (value + delta).to(dtype).view(torch.uint8).numpy()
+
+
+def owners_of(folder: Path) -> dict[str, Owned]:
+    """Return, per cluster that a merged checkpoint was merged from, the experts it owned."""
+    if not (folder / MANIFEST_NAME).is_file():
+        return {}
+    updates = read_json(folder / MANIFEST_NAME).get("updates", [])
+    return {u["cluster"]: tuple(tuple(ids) for ids in u["owned"]) for u in updates}
+
+
+def merge_bytes(folder: Path, update_folders: Sequence[Path]) -> int:
+    """Return how many bytes `merge_checkpoint` will report: all that it checks and writes."""
+    base = open_checkpoint(folder).num_bytes
+    return 2 * base + sum(open_checkpoint(update).num_bytes for update in update_folders)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from emsfl.errors import DataError
 
@@ -30,9 +31,8 @@ def resolve_folder(model: str) -> Path:
             model, allow_patterns=["*.safetensors", *(f"*{s}" for s in CARRIED_SUFFIXES)]
         )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"model {model!r} is no folder, and the hub did not give it: {reason}"
+            f"model {model!r} is no folder, and the hub did not give it: {_reason(error)}"
         ) from None
     return Path(folder)
 
@@ -110,21 +110,42 @@ def load_model(folder: Path, dtype: torch.dtype | None = None) -> nn.Module:
     return loaded
 
 
+def stored_state(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of a loaded model under the names, and in the pieces, that its files have."""
+    if not hasattr(model, "base_model_prefix"):
+        return dict(state)
+    convert = import_transformers("transformers.core_model_loading").revert_weight_conversion
+    stored: dict[str, Tensor] = convert(model, dict(state))
+    return stored
+
+
 def load_tokenizer(folder: Path) -> Any:
     """Return the tokenizer of a checkpoint folder, with a padding token.
 
     Raises:
         DataError: the folder holds none.
     """
-    transformers = import_transformers()
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"{folder} holds no tokenizer that can be read: {reason}") from None
+    tokenizer = _load_auto("AutoTokenizer", folder, "tokenizer")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def load_image_processor(folder: Path) -> Any:
+    """Return the image processor of a checkpoint folder.
+
+    Raises:
+        DataError: the folder holds none.
+    """
+    return _load_auto("AutoImageProcessor", folder, "image processor")
+
+
+def _load_auto(class_name: str, folder: Path, what: str) -> Any:
+    loader = getattr(import_transformers(), class_name)
+    try:
+        return loader.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder} holds no {what} that can be read: {_reason(error)}") from None
 
 
 def carried_files(folder: Path, *, with_index: bool = False) -> list[Path]:
@@ -160,3 +181,9 @@ def _model_class(folder: Path, config: Any) -> Any:
             f"{transformers.__version__}"
         )
     return found
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error's text, at most 200 characters."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -104,6 +104,19 @@ def split_checkpoint(
     return parts
 
 
+def split_bytes(folder: Path, assignment: AssignmentFile) -> int:
+    """Return how many bytes `split_checkpoint` will report: all that it hashes and writes."""
+    checkpoint = open_checkpoint(folder)
+    layout = stored_layout(checkpoint, skeleton(folder))
+    check_assignment(assignment, checkpoint, layout, full_config(folder))
+    return checkpoint.num_bytes + sum(
+        tensor.num_bytes
+        for part in assignment.clusters.values()
+        for name, role in layout.roles.items()
+        if (tensor := cut(checkpoint.tensors[name], role, part.owned)) is not None
+    )
+
+
 def check_assignment(
     assignment: AssignmentFile,
     checkpoint: Checkpoint,

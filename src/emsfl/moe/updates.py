@@ -11,9 +11,16 @@ import torch
 
 from emsfl.errors import DataError, UpdateRefusedError
 from emsfl.moe.checkpoint import Checkpoint, Role, StoredLayout, open_checkpoint
+from emsfl.moe.gate_wrapper import STATISTICS_NAME
 from emsfl.moe.manifests import MANIFEST_NAME, Manifest, read_document
 from emsfl.moe.split_checkpoint import cut
-from emsfl.moe.tensor_files import DTYPES, Progress, StoredTensor, read_range
+from emsfl.moe.tensor_files import (
+    DTYPES,
+    Progress,
+    StoredTensor,
+    read_range,
+    sha256_of_file,
+)
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,11 @@ def verify_update(update: Update, progress: Progress) -> None:
                 f"{checkpoint.folder / file_name} is not the file that {MANIFEST_NAME} lists: it "
                 "was changed or damaged after it was written"
             )
+    expected = update.manifest.statistics_sha256
+    if expected is not None:
+        path = checkpoint.folder / STATISTICS_NAME
+        if not path.is_file() or sha256_of_file(path) != expected:
+            raise DataError(f"{path} is not the file that {MANIFEST_NAME} lists")
 
 
 def _finite(chunk: memoryview, dtype: str) -> bool:
