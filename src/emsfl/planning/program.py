@@ -18,8 +18,14 @@ from emsfl.errors import InfeasibleError
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-RELATIVE_GAP = 1e-6
-"""Branch and bound stops when the best solution is proven this close to the optimum."""
+_MOST_FREE = 5000
+"""Most variables that branch and bound may leave free once it has a solution; a limit on work
+that, unlike a limit on time, keeps results the same on every machine."""
+_LARGE_GAP = 1e-2
+"""Relative gap at which branch and bound stops on a problem with more variables than that; the
+solution's own bound is then reported, and is usually closer."""
+_MOST_NODES = 10_000
+"""Most nodes of one branch and bound, for the same reason as `_MOST_FREE`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
