@@ -60,9 +60,9 @@ def test_result_is_complete_and_sane(reference):
     times = [[p["time_s"] for p in m["curve"][0]] for m in result["methods"].values()]
     assert all(t == times[0] for t in times)
     ems = result["methods"]["ems_fl"]
-    assert ems["peak_trainable_parameters"] < result["methods"]["fedavg"][
-        "peak_trainable_parameters"
-    ]
+    assert (
+        ems["peak_trainable_parameters"] < result["methods"]["fedavg"]["peak_trainable_parameters"]
+    )
     assert (
         ems["upload_bytes_per_contact"]["mean"]
         < 0.5 * result["methods"]["fedavg"]["upload_bytes_per_contact"]["mean"]
