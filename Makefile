@@ -38,7 +38,7 @@ evidence-demo: $(STAMP) ## the demo with three seeds and every ablation
 	@$(BIN)/emsfl run $(DEMO) --methods $(ALL_METHODS) --seeds 0,1,2
 
 test: $(STAMP) ## run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 lint: $(STAMP) ## check style, types and the floors of the house
 	@$(BIN)/ruff check $(CODE)
@@ -57,7 +57,9 @@ docs: $(STAMP) ## regenerate the reference pages from the code
 	@$(BIN)/python docs/generate_reference.py
 
 readme: $(STAMP) ## run the demo and put its printed result into README.md
-	@$(BIN)/python docs/fill_readme.py
+	@mkdir -p runs
+	@COLUMNS=96 $(MAKE) demo > runs/readme.txt
+	@$(BIN)/python docs/fill_readme.py runs/readme.txt
 
 constraints: $(STAMP) ## pin what is installed now (after upgrading by hand in .venv)
 	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --all --exclude-editable \

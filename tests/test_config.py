@@ -19,7 +19,7 @@ from emsfl.errors import ConfigError
 
 class Site(ConfigModel):
     name: str
-    latitude_deg: float = Field(ge=-90, le=90)
+    latitude_deg: float = Field(ge=-90.0, le=90.0)
     altitude_m: float = 0.0
 
 

@@ -236,7 +236,7 @@ _LIMITS = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "less 
 def value_range(field: FieldInfo) -> str:
     """Return the range that a field's value must be in, in words; "" when it has none."""
     limits = {
-        word: getattr(item, attribute)
+        word: _number(getattr(item, attribute))
         for item in _constraints(field)
         for attribute, word in _LIMITS.items()
         if getattr(item, attribute, None) is not None
@@ -244,6 +244,10 @@ def value_range(field: FieldInfo) -> str:
     if limits.keys() == {"at least", "at most"}:
         return f"from {limits['at least']} to {limits['at most']}"
     return " and ".join(f"{word} {limit}" for word, limit in limits.items())
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _constraints(field: FieldInfo) -> list[Any]:

@@ -75,6 +75,9 @@ def test_every_command_of_the_table_explains_itself(
     shown = capsys.readouterr().out
     assert shown.startswith(f"Usage: emsfl {name}")
     assert "\\" not in shown
+    with build().make_context("emsfl", [name], resilient_parsing=True) as context:
+        _, command, _ = context.command.resolve_command(context, [name])
+    assert all(parameter.help for parameter in command.params)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +130,7 @@ def test_debug_shows_the_traceback(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rnu"], "No such command 'rnu'"),
+        (["rnu"], "No such command 'rnu'. Did you mean 'run'?;"),
         (["--fast"], "No such option"),
         (["run"], "Missing argument 'CONFIG'"),
         (["run", "x.yaml", "--workers", "0"], "Invalid value for '--workers'"),

@@ -2,9 +2,9 @@ import io
 
 import numpy as np
 import pytest
-from example_run import example_result
 from rich.console import Console
 from scipy import stats
+from tests.results.example_run import example_result
 
 from emsfl.errors import RunFolderError
 from emsfl.results import RunFolder, compare_runs, print_comparison, read_runs

@@ -1,4 +1,4 @@
-from example_run import example_result
+from tests.results.example_run import example_result
 
 from emsfl.results.findings import headline_figures, key_findings
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import plotly.graph_objects as go
 import plotly.offline
 import pytest
-from example_run import SITES, example_result
+from tests.results.example_run import SITES, example_result
 
 from emsfl.errors import RunFolderError
 from emsfl.results import RunFolder, render_report, write_report
@@ -129,6 +129,7 @@ def test_the_curve_and_its_band_hold_the_seeds_numbers(charts):
     num_points = len(line["x"])
     assert band["y"][num_points - 1] == pytest.approx(max(finals))
     assert band["y"][num_points] == pytest.approx(min(finals))
+    assert band["x"] == line["x"] + line["x"][::-1]
 
 
 def test_one_seed_has_no_band_and_no_whiskers():

@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from example_run import example_result
+from tests.results.example_run import example_result
 
 from emsfl.cli import main
 from emsfl.results import RunFolder

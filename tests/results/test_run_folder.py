@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from example_run import example_result
+from tests.results.example_run import example_result
 
 from emsfl.errors import RunFolderError
 from emsfl.results import SCHEMA_VERSION, RunFolder

@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from example_run import example_provenance
+from tests.results.example_run import example_provenance
 
 from emsfl.results import CurvePoint, SeedRecord, build_result
 from emsfl.results.summary import better_fedavg, first_reached_s, spread

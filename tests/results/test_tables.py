@@ -1,8 +1,8 @@
 import io
 
 import pytest
-from example_run import example_result
 from rich.console import Console
+from tests.results.example_run import example_result
 
 from emsfl.results import print_result
 from emsfl.results.tables import (

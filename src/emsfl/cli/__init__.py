@@ -11,12 +11,13 @@ import os
 import sys
 import traceback
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import click
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.main import get_command
+from typer.models import ArgumentInfo
 
 import emsfl
 from emsfl.errors import EmsflError
@@ -67,7 +68,8 @@ class _LazyGroup(TyperGroup):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command as click does, then put the imported one in place of the listed one."""
-        name, command, rest = super().resolve_command(ctx, args)
+        # Not typer's: click suggests the nearest name itself.
+        name, command, rest = click.Group.resolve_command(self, ctx, args)
         return name, (_load(name) if name in COMMANDS else command), rest
 
 
@@ -76,7 +78,18 @@ def _load(name: str) -> click.Command:
     function = getattr(import_module(f"emsfl.cli.{identifier}"), identifier)
     holder = typer.Typer(add_completion=False, rich_markup_mode=None)
     holder.command(name, cls=_Command)(function)
-    return get_command(holder)
+    command = get_command(holder)
+    _restore_help(command, get_type_hints(function, include_extras=True))
+    return command
+
+
+def _restore_help(command: click.Command, annotations: dict[str, Any]) -> None:
+    """Give arguments their help back: typer sets it, then click 8.4 and later set it to None."""
+    for parameter in command.params:
+        if isinstance(parameter, TyperArgument) and parameter.help is None:
+            for item in get_args(annotations[str(parameter.name)]):
+                if isinstance(item, ArgumentInfo):
+                    parameter.help = item.help
 
 
 def _root(

@@ -47,6 +47,12 @@ def allocate(windows: Windows, settings: AllocationConfig, elevation: Elevation)
     return _Sweep(windows, settings, elevation).run()
 
 
+def every_window(windows: Windows) -> list[Slot]:
+    """Return all windows as contacts, in order of their start: nothing is short."""
+    order = sorted(range(len(windows)), key=lambda w: (windows.start_s[w], w))
+    return [Slot(w, float(windows.start_s[w]), float(windows.end_s[w])) for w in order]
+
+
 class _Sweep:
     """The state while time moves on; events of one moment are handled together."""
 

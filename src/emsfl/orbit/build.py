@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from emsfl.errors import ConfigError, InfeasibleError
 from emsfl.files import sha256_of
-from emsfl.orbit.allocation import Slot, allocate
-from emsfl.orbit.config import InterSatelliteConfig, OrbitConfig, Placement
+from emsfl.orbit.allocation import Elevation, Slot, allocate
+from emsfl.orbit.config import InterSatelliteConfig, LinkConfig, OrbitConfig, Placement
 from emsfl.orbit.contacts import Windows, find_windows
+from emsfl.orbit.earth_rotation import ut1_minus_utc_s
 from emsfl.orbit.elements import read_elements
-from emsfl.orbit.ephemeris import Floats
+from emsfl.orbit.ephemeris import Floats, julian_date
 from emsfl.orbit.intersatellite import find_inter_satellite_windows, range_between
 from emsfl.orbit.links import SPEED_OF_LIGHT_KM_S, look, profile, segment_edges
 from emsfl.orbit.plan import PLAN_SCHEMA_VERSION, ContactPlan
@@ -70,7 +73,8 @@ def make_plan(config: OrbitConfig, cache_dir: Path | str | None = None) -> Conta
     if cache_dir is None:
         return _build(config, satellites, elements)
     settings = config.model_dump(mode="json", exclude={"constellation"})
-    key = sha256_of([BUILD_VERSION, PLAN_SCHEMA_VERSION, elements, settings])
+    turned_s = float(ut1_minus_utc_s(*map(np.array, julian_date(config.start))))
+    key = sha256_of([BUILD_VERSION, PLAN_SCHEMA_VERSION, elements, settings, turned_s])
     path = Path(cache_dir) / f"plan-{key[:24]}.npz"
     if path.exists():
         return ContactPlan.load(path)
@@ -81,18 +85,43 @@ def make_plan(config: OrbitConfig, cache_dir: Path | str | None = None) -> Conta
 
 def _build(config: OrbitConfig, satellites: list[Satellite], elements: str) -> ContactPlan:
     satellites = _with_server(config, satellites)
+    shared = {site.name for site in config.sites} & {satellite.name for satellite in satellites}
+    if shared:
+        raise ConfigError(f"{shared.pop()!r} names a site and a satellite; rename the site")
     sites = [Site(**site.model_dump()) for site in config.sites]
     duration_s = config.hours * 3600
     windows = find_windows(satellites, sites, config.start, duration_s, config.min_elevation_deg)
 
-    def elevation(window: int, time_s: float) -> float:
-        satellite = satellites[windows.satellite[window]]
-        site = sites[windows.site[window]]
-        return float(look(satellite, site, config.start, np.array([time_s])).elevation_deg[0])
-
+    elevation = elevation_of(windows, satellites, sites, config.start)
     slots = allocate(windows, config.allocation, elevation)
     _require_contacts(config, windows, slots)
-    return _plan(config, satellites, sites, windows, slots, elements)
+    links = config.inter_satellite
+    return assemble(
+        slots,
+        windows,
+        satellites,
+        sites,
+        config.start,
+        duration_s,
+        config.link,
+        {
+            "elements_hash": elements,
+            **config.model_dump(mode="json", exclude={"start", "hours", "constellation", "sites"}),
+        },
+        _inter_satellite(config, links, satellites, len(sites)) if links else (),
+    )
+
+
+def elevation_of(
+    windows: Windows, satellites: Sequence[Satellite], sites: Sequence[Site], epoch: datetime
+) -> Elevation:
+    """Return the function that tells a window's elevation (deg) at a time (s)."""
+
+    def elevation(window: int, time_s: float) -> float:
+        satellite, site = satellites[windows.satellite[window]], sites[windows.site[window]]
+        return float(look(satellite, site, epoch, np.array([time_s])).elevation_deg[0])
+
+    return elevation
 
 
 def _with_server(config: OrbitConfig, satellites: list[Satellite]) -> list[Satellite]:
@@ -125,36 +154,42 @@ def _require_contacts(config: OrbitConfig, windows: Windows, slots: list[Slot]) 
             )
 
 
-def _plan(
-    config: OrbitConfig,
-    satellites: list[Satellite],
-    sites: list[Site],
+def assemble(
+    slots: Sequence[Slot],
     windows: Windows,
-    slots: list[Slot],
-    elements: str,
+    satellites: Sequence[Satellite],
+    sites: Sequence[Site],
+    epoch: datetime,
+    duration_s: float,
+    link: LinkConfig,
+    settings: Mapping[str, Any],
+    others: Sequence[Row] = (),
 ) -> ContactPlan:
-    """Put rates and delays on the slots and lay them out as columns."""
-    rows: list[Row] = []
+    """Put rates and delays on slots and lay them out as a plan.
+
+    Args:
+        slots: contacts that can be used, from `allocate` or `every_window`.
+        windows: what the slots refer to.
+        satellites: what the windows refer to.
+        sites: what the windows refer to.
+        epoch: second 0.
+        duration_s: of the plan.
+        link: what a contact carries.
+        settings: kept in the plan's header.
+        others: further contacts, such as those between satellites.
+    """
+    rows = list(others)
     for slot in slots:
         site, satellite = int(windows.site[slot.window]), int(windows.satellite[slot.window])
-        sent = profile(
-            config.link,
-            satellites[satellite],
-            sites[site],
-            config.start,
-            slot.start_s,
-            slot.end_s,
-        )
+        sent = profile(link, satellites[satellite], sites[site], epoch, slot.start_s, slot.end_s)
         node = len(sites) + satellite
         shared = (slot.start_s, slot.end_s, sent.start_s)
         rows.append(Row(site, node, *shared, sent.up_bps, sent.delay_s))
         rows.append(Row(node, site, *shared, sent.down_bps, sent.delay_s))
-    if config.inter_satellite is not None:
-        rows += _inter_satellite(config, config.inter_satellite, satellites, len(sites))
     rows.sort(key=lambda row: (row.start_s, row.source, row.destination))
     return ContactPlan(
-        epoch_utc=config.start,
-        duration_s=config.hours * 3600,
+        epoch_utc=epoch,
+        duration_s=duration_s,
         sites=tuple(site.name for site in sites),
         satellites=tuple(satellite.name for satellite in satellites),
         source=np.array([row.source for row in rows], dtype=np.int32),
@@ -162,15 +197,15 @@ def _plan(
         start_s=np.array([row.start_s for row in rows]),
         end_s=np.array([row.end_s for row in rows]),
         offset=np.cumsum([0, *(len(row.rate_bps) for row in rows)], dtype=np.int32),
-        segment_start_s=np.concatenate([row.segment_start_s for row in rows]),
-        rate_bps=np.concatenate([row.rate_bps for row in rows]),
-        delay_s=np.concatenate([row.delay_s for row in rows]),
-        settings={
-            "elements_hash": elements,
-            "edge_tolerance_s": EDGE_TOLERANCE_S,
-            **config.model_dump(mode="json", exclude={"start", "hours", "constellation", "sites"}),
-        },
+        segment_start_s=_join([row.segment_start_s for row in rows]),
+        rate_bps=_join([row.rate_bps for row in rows]),
+        delay_s=_join([row.delay_s for row in rows]),
+        settings={"edge_tolerance_s": EDGE_TOLERANCE_S, **settings},
     )
+
+
+def _join(columns: list[Floats]) -> Floats:
+    return np.concatenate(columns) if columns else np.empty(0)
 
 
 def _inter_satellite(

@@ -232,20 +232,14 @@ class ServerConfig(ConfigModel):
         return self
 
 
-class OrbitConfig(ConfigModel):
-    """Everything that decides who sees a satellite when, and how many bits pass."""
+class SearchConfig(ConfigModel):
+    """When to look, and how high."""
 
     start: AwareDatetime
     """Epoch of the plan, with time zone (`Z` for UTC)."""
     hours: Annotated[float, Field(gt=0, le=24 * 366)]
-    constellation: ConstellationConfig
-    sites: Annotated[tuple[SiteConfig, ...], Field(min_length=1)]
     min_elevation_deg: Annotated[float, Field(ge=0, lt=90)] = 10.0
     """Geometric elevation mask, without refraction."""
-    link: LinkConfig
-    allocation: AllocationConfig = AllocationConfig()
-    inter_satellite: InterSatelliteConfig | None = None
-    server: ServerConfig = ServerConfig()
 
     @field_validator("start")
     @classmethod
@@ -254,6 +248,27 @@ class OrbitConfig(ConfigModel):
         if not 1957 <= start.year <= 2056:
             raise ValueError("the year must lie between 1957 and 2056, the range of SGP4 epochs")
         return start
+
+
+class ContactsConfig(SearchConfig):
+    """What `emsfl contacts` is asked for, apart from its files."""
+
+    strict: bool = False
+    """Refuse satellites that SGP4 cannot propagate."""
+    allocation: AllocationConfig | None = None
+    """None lets every satellite above the mask count."""
+    link: LinkConfig
+
+
+class OrbitConfig(SearchConfig):
+    """Everything that decides who sees a satellite when, and how many bits pass."""
+
+    constellation: ConstellationConfig
+    sites: Annotated[tuple[SiteConfig, ...], Field(min_length=1)]
+    link: LinkConfig
+    allocation: AllocationConfig = AllocationConfig()
+    inter_satellite: InterSatelliteConfig | None = None
+    server: ServerConfig = ServerConfig()
 
     @field_validator("sites")
     @classmethod

@@ -17,10 +17,9 @@ from math import radians, sin
 
 import numpy as np
 from numpy.typing import NDArray
-from sgp4.api import SGP4_ERRORS
 
 from emsfl.errors import DataError
-from emsfl.orbit.ephemeris import Floats, earth_fixed, nodes_s, step_for
+from emsfl.orbit.ephemeris import Floats, earth_fixed, faults, nodes_s, step_for
 from emsfl.orbit.satellite import Satellite
 from emsfl.orbit.search import HERMITE, search_sites
 from emsfl.orbit.sites import Site, SiteVectors, site_vectors
@@ -103,10 +102,8 @@ def find_windows(
             position, velocity, errors = earth_fixed(
                 [satellites[i].satrec for i in members], epoch, nodes_s(step_s, duration_s)
             )
-            wrong = np.any(errors != 0, axis=1).tolist()
-            bad += [
-                _describe(satellites[i], errors[row]) for row, i in enumerate(members) if wrong[row]
-            ]
+            wrong = faults(position, velocity, errors, step_s)
+            bad += [f"{satellites[i].name} ({w})" for i, w in zip(members, wrong, strict=True) if w]
             rows = [row for row in range(len(members)) if not wrong[row]]
             lowest = [_lowest_km(satellites[members[row]], position[row]) for row in rows]
             task = searcher.submit(
@@ -166,10 +163,6 @@ def _lowest_km(satellite: Satellite, position: Floats) -> float:
     satrec = satellite.satrec
     perigee = (1 + satrec.altp) * satrec.radiusearthkm
     return float(min(perigee, np.linalg.norm(position, axis=1).min())) - _RADIUS_MARGIN_KM
-
-
-def _describe(satellite: Satellite, errors: NDArray[np.uint8]) -> str:
-    return f"{satellite.name} ({SGP4_ERRORS[int(errors[errors != 0][0])]})"
 
 
 def _report(bad: Sequence[str], count: int, strict: bool) -> None:

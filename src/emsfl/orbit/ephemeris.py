@@ -2,8 +2,7 @@
 
 SGP4 is called at equally spaced nodes only. Between two nodes each coordinate is the polynomial
 of degree 7 that takes SGP4's position and velocity at the four nodes around (Hermite): its error
-stays below 1 m for the steps that `step_for` allows. Limits: UT1 is taken as UTC (they differ by
-less than 0.9 s, which turns the Earth by less than 420 m), and polar motion (10 m) is left out.
+stays below 1 m for the steps that `step_for` allows. Limit: polar motion (10 m) is left out.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ from math import acosh, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from sgp4.api import Satrec, SatrecArray
+from sgp4.api import SGP4_ERRORS, Satrec, SatrecArray
+
+from emsfl.orbit.earth_rotation import ut1_minus_utc_s
 
 Floats = NDArray[np.float64]
 
@@ -23,6 +24,9 @@ STEPS_S = (600.0, 480.0, 360.0, 300.0, 240.0, 200.0, 150.0, 120.0, 90.0, 60.0, 3
 
 SECONDS_PER_DAY = 86400.0
 _JD_2000 = 2451545.0
+_EARTH_RATE_RAD_S = 7.292115e-5
+_RUNAWAY_SHARE = 0.1
+_ERROR_TEXTS = {6: "decayed"}
 
 
 def julian_date(epoch: datetime) -> tuple[float, float]:
@@ -84,6 +88,36 @@ def earth_fixed(
     return fixed, moving, errors
 
 
+def faults(
+    position: Floats, velocity: Floats, errors: NDArray[np.uint8], step_s: float
+) -> list[str]:
+    """Return for each of N satellites what is wrong with its states, empty where nothing is.
+
+    Besides SGP4's own codes: far from their epoch, drag terms can outrun the elements without an
+    error. The positions then no longer move as the velocities say (Simpson's rule over two steps).
+
+    Args:
+        position: (N, T, 3) from `earth_fixed` at nodes `step_s` apart.
+        velocity: (N, T, 3).
+        errors: (N, T).
+        step_s: distance of the nodes.
+    """
+    moved = position[:, 2:] - position[:, :-2]
+    meant = (step_s / 3) * (velocity[:, :-2] + 4 * velocity[:, 1:-1] + velocity[:, 2:])
+    gap_km = np.linalg.norm(moved - meant, axis=2).max(axis=1)
+    fastest = np.linalg.norm(velocity, axis=2).max(axis=1)
+    fastest += _EARTH_RATE_RAD_S * np.linalg.norm(position, axis=2).max(axis=1)
+    runaway = gap_km > _RUNAWAY_SHARE * 2 * step_s * fastest
+    found = []
+    for codes, ran in zip(errors, runaway.tolist(), strict=True):
+        first = codes[codes != 0][:1].tolist()
+        if first:
+            found.append(_ERROR_TEXTS.get(first[0], SGP4_ERRORS[first[0]]))
+        else:
+            found.append("drag has outrun the elements" if ran else "")
+    return found
+
+
 def _turn(vector: Floats, cos: Floats, sin: Floats) -> Floats:
     turned = np.empty_like(vector)
     turned[..., 0] = cos * vector[..., 0] + sin * vector[..., 1]
@@ -94,6 +128,7 @@ def _turn(vector: Floats, cos: Floats, sin: Floats) -> Floats:
 
 def _sidereal(days: Floats, fractions: Floats) -> tuple[Floats, float]:
     """Return Greenwich mean sidereal time (IAU 1982) in radians, and its rate in rad/s."""
+    fractions = fractions + ut1_minus_utc_s(days, fractions) / SECONDS_PER_DAY
     centuries = (days - _JD_2000 + fractions) / 36525
     # The term of one turn a day is taken from the fraction, where no digits are lost.
     seconds = (

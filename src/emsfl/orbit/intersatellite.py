@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from emsfl.errors import DataError
 from emsfl.orbit.contacts import warn_if_stale
-from emsfl.orbit.ephemeris import Floats, earth_fixed, nodes_s, step_for
+from emsfl.orbit.ephemeris import Floats, earth_fixed, faults, nodes_s, step_for
 from emsfl.orbit.satellite import Satellite
 from emsfl.orbit.search import HERMITE
 from emsfl.orbit.search_pairs import search_pair
@@ -62,10 +62,11 @@ def find_inter_satellite_windows(
     position, velocity, errors = earth_fixed(
         [satellite.satrec for satellite in satellites], epoch, nodes_s(step_s, duration_s)
     )
+    wrong = faults(position, velocity, errors, step_s)
     for index in sorted({index for pair in pairs for index in pair}):
-        if errors[index].any():
+        if wrong[index]:
             raise DataError(
-                f"SGP4 cannot propagate satellite {satellites[index].name!r} over the plan; "
+                f"SGP4 cannot propagate {satellites[index].name} ({wrong[index]}) over the plan; "
                 "leave it out or use newer elements"
             )
     limits = np.array([max_range_km, WGS84_EQUATORIAL_RADIUS_KM + limb_altitude_km])
