@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.reference.tiny_models import NUM_EXPERTS, WORDS, save_model
 
 from emsfl.data.files import Table
 from emsfl.errors import DataError, UpdateRefusedError
@@ -27,6 +26,7 @@ from emsfl.moe.split_checkpoint import split_checkpoint as split
 from emsfl.moe.tensor_files import sha256_of_file
 from emsfl.training import tune as tune_module
 from emsfl.training.tune import TuneSettings, tune
+from tests.reference.tiny_models import NUM_EXPERTS, WORDS, save_model
 
 SETTINGS = TuneSettings(num_steps=4, batch_size=4, learning_rate=1e-2, save_every=2)
 
@@ -287,7 +287,7 @@ def test_one_cluster_twice_is_refused(base: Path, copied: list[Path], tmp_path: 
 
 def test_pickle_checkpoints_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    with pytest.raises(DataError, match="pickle files .* convert the checkpoint to safetensors"):
+    with pytest.raises(DataError, match=r"pickle files .* convert the checkpoint to safetensors"):
         open_checkpoint(tmp_path)
 
 

@@ -135,7 +135,7 @@ def gating(model: nn.Module, layout: MoELayout, stored: StoredGate) -> Iterator[
     with ExitStack() as stack:
         stack.enter_context(rerouting(model, layout, transform))
         stack.enter_context(barring(model, layout, gate.owner >= 0))
-        stack.enter_context(_watching(model, layout, state.see))
+        stack.enter_context(watching(model, layout, state.see))
         yield
 
 
@@ -217,7 +217,7 @@ def recording_statistics(
                 features = hidden[mask.bool()] if mask is not None else hidden.flatten(0, 1)
             statistics.append(DomainStatistics.of(features.cpu()))
 
-    with _watching(model, layout, see):
+    with watching(model, layout, see):
         yield statistics
 
 
@@ -255,7 +255,7 @@ def read_statistics(folder: Path) -> tuple[DomainStatistics, Pooling]:
 
 
 @contextmanager
-def _watching(model: nn.Module, layout: MoELayout, see: Any) -> Iterator[None]:
+def watching(model: nn.Module, layout: MoELayout, see: Any) -> Iterator[None]:
     """While active, `see(index, hidden, mask, goes_on)` is told the input of every MoE layer."""
     call: dict[str, Any] = {}
 
