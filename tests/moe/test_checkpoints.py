@@ -26,7 +26,7 @@ from emsfl.moe.split_checkpoint import split_checkpoint as split
 from emsfl.moe.tensor_files import sha256_of_file
 from emsfl.training import tune as tune_module
 from emsfl.training.tune import TuneSettings, tune
-from tests.reference.tiny_models import NUM_EXPERTS, WORDS, save_model
+from tests.reference.tiny_models import WORDS, save_model
 
 SETTINGS = TuneSettings(num_steps=4, batch_size=4, learning_rate=1e-2, save_every=2)
 
@@ -37,7 +37,7 @@ def make_assignment(folder: Path, **owned: tuple[int, ...]) -> AssignmentFile:
         structure_sha256=found.structure_sha256,
         kind=ScoreKind.MEAN_GATE,
         layers=tuple(layer.name for layer in found.layers),
-        num_experts=NUM_EXPERTS,
+        num_experts=found.layers[0].num_experts,
         clusters={
             name: {
                 "owned": (ids,) * len(found.layers),
