@@ -40,10 +40,10 @@ $(COMPLETE): $(RUNTIME)
 	@touch $@
 
 demo: $(RUNTIME) ## EMS-FL against FedAvg and FedAsync: a table and a page, in minutes
-	@$(BIN)/emsfl run $(DEMO) --methods $(DEMO_METHODS) --seeds 0
+	@$(BIN)/emsfl run $(DEMO) --methods $(DEMO_METHODS) --seeds 0 --workers 2
 
 evidence-demo: $(RUNTIME) ## the demo with three seeds and every ablation
-	@$(BIN)/emsfl run $(DEMO) --methods $(ALL_METHODS) --seeds 0,1,2
+	@$(BIN)/emsfl run $(DEMO) --methods $(ALL_METHODS) --seeds 0,1,2 --workers 2
 
 test: $(COMPLETE) ## run the tests
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -52,7 +53,7 @@ def make_checkpoint(folder: Path, num_layers: int = 16, seed: int = 0) -> int:
             name=name,
             dtype="BF16",
             shape=shape,
-            chunks=lambda shape=shape: random_chunks(shape, generator),
+            pieces=partial(random_chunks, shape, generator),
         )
         if sum(t.num_bytes for t in shards[-1]) + tensor.num_bytes > SHARD_BYTES:
             shards.append([])
@@ -60,7 +61,8 @@ def make_checkpoint(folder: Path, num_layers: int = 16, seed: int = 0) -> int:
     names = shard_names(len(shards))
     total = 0
     for file_name, tensors in zip(names, shards, strict=True):
-        total += write_file(folder / file_name, new_header(tensors), tensors, lambda _n: None)[1]
+        write_file(folder / file_name, new_header(tensors), tensors, lambda _n: None)
+        total += (folder / file_name).stat().st_size
     if len(shards) > 1:
         places = {t.name: n for n, tensors in zip(names, shards, strict=True) for t in tensors}
         write_json(folder / INDEX_NAME, {"metadata": {}, "weight_map": places})

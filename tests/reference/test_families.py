@@ -89,7 +89,7 @@ def test_inspection(saved: tuple[str, Path, nn.Module]) -> None:
 def test_scores_count_what_the_experts_did(
     saved: tuple[str, Path, nn.Module], kind: ScoreKind
 ) -> None:
-    """Against a dense oracle: every expert run alone on every token, weighted as the router says."""
+    """Against a dense oracle: each expert run alone on every token, weighted as the router says."""
     family, _, model = saved
     layout = find_moe_layers(model)
     inputs = make_inputs(family)

@@ -35,6 +35,8 @@ COMMANDS = {
     "tune": "Train a sub-model on local data; write an update.",
     "merge": "Put the clusters' experts back into the model.",
     "evaluate": "Judge a model on every domain of a table.",
+    "upcycle": "Turn a dense model into a mixture of experts.",
+    "fold-gate": "Fold the domain gate into router weights, if that helps.",
     "validate": "Check a config file and show what it resolves to.",
     "doctor": "Show versions, devices and what is missing.",
 }

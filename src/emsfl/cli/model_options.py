@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -13,6 +14,9 @@ import typer
 
 if TYPE_CHECKING:
     from emsfl.data.files import Table
+
+# Commands show their own progress; read by huggingface_hub when it is imported.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 Model = Annotated[
     str,

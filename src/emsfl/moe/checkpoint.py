@@ -21,7 +21,8 @@ from emsfl.moe.tensor_files import Progress, StoredTensor, read_header, sha256_o
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-HASH_THREADS = 2
+NUM_THREADS = 2
+"""Files that are read, hashed or written at a time."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Checkpoint:
 
     def file_hashes(self, progress: Progress = lambda _count: None) -> dict[str, str]:
         """Return the SHA-256 of every tensor file; reads all bytes once."""
-        with ThreadPoolExecutor(HASH_THREADS) as pool:
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
             paths = [self.folder / name for name in self.headers]
             hashes = pool.map(lambda path: sha256_of_file(path, progress), paths)
             return dict(zip(self.headers, hashes, strict=True))

@@ -102,7 +102,8 @@ def has_gate(folder: Path) -> bool:
 def load_gated(folder: Path | str, dtype: torch.dtype | None = None) -> nn.Module:
     """Return the stock model of a checkpoint folder, routed by the domain gate beside it.
 
-    It is used like any model of its class; `generate` works.
+    It is used like any model of its class; `generate` works. `model.domain_gate.close()` takes the
+    gate off again.
 
     Args:
         folder: as `emsfl merge` wrote it.
@@ -112,9 +113,11 @@ def load_gated(folder: Path | str, dtype: torch.dtype | None = None) -> nn.Modul
         DataError: no checkpoint, or no gate beside it.
     """
     stored = read_gate(Path(folder))
-    model = load_model(Path(folder), dtype)
-    ExitStack().enter_context(gating(model, find_moe_layers(model), stored))
-    return model
+    model: Any = load_model(Path(folder), dtype)
+    model.domain_gate = ExitStack()
+    model.domain_gate.enter_context(gating(model, find_moe_layers(model), stored))
+    gated: nn.Module = model
+    return gated
 
 
 @contextmanager
@@ -130,13 +133,24 @@ def gating(model: nn.Module, layout: MoELayout, stored: StoredGate) -> Iterator[
             gated = _gated_sigmoid(gate, index, flat, posterior)
         else:
             gated = gate.gated_logits(index, flat, posterior)
+            gated = gated + _scale(gate, index, flat, posterior)
         return gated.reshape(logits.shape)
 
     with ExitStack() as stack:
         stack.enter_context(rerouting(model, layout, transform))
         stack.enter_context(barring(model, layout, gate.owner >= 0))
-        stack.enter_context(_watching(model, layout, state.see))
+        stack.enter_context(watching(model, layout, state.see))
         yield
+
+
+def _scale(gate: DomainGate, index: int, logits: Tensor, log_posterior: Tensor) -> Tensor:
+    """Return [T, 1] that brings gated logits back to the scale of the router's own.
+
+    A softmax does not see it; PhiMoE's sparse mixer compares logits relative to their size.
+    """
+    owner = gate.owner[index].to(logits.device)
+    own = owner == log_posterior.argmax(-1, keepdim=True)
+    return logits.masked_fill(~own, -math.inf).logsumexp(-1, keepdim=True).nan_to_num(neginf=0.0)
 
 
 def _gated_sigmoid(gate: DomainGate, index: int, logits: Tensor, log_posterior: Tensor) -> Tensor:
@@ -217,7 +231,7 @@ def recording_statistics(
                 features = hidden[mask.bool()] if mask is not None else hidden.flatten(0, 1)
             statistics.append(DomainStatistics.of(features.cpu()))
 
-    with _watching(model, layout, see):
+    with watching(model, layout, see):
         yield statistics
 
 
@@ -255,7 +269,7 @@ def read_statistics(folder: Path) -> tuple[DomainStatistics, Pooling]:
 
 
 @contextmanager
-def _watching(model: nn.Module, layout: MoELayout, see: Any) -> Iterator[None]:
+def watching(model: nn.Module, layout: MoELayout, see: Any) -> Iterator[None]:
     """While active, `see(index, hidden, mask, goes_on)` is told the input of every MoE layer."""
     call: dict[str, Any] = {}
 

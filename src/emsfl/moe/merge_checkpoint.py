@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,22 +17,31 @@ import torch
 from emsfl.errors import DataError
 from emsfl.files import sha256_of, write_json, write_text
 from emsfl.moe.adapter import Owned
-from emsfl.moe.checkpoint import Checkpoint, Role, StoredLayout, open_checkpoint, stored_layout
+from emsfl.moe.checkpoint import (
+    NUM_THREADS,
+    Checkpoint,
+    Role,
+    StoredLayout,
+    open_checkpoint,
+    stored_layout,
+)
 from emsfl.moe.gate import fit_gate
 from emsfl.moe.gate_wrapper import StoredGate, gate_info, has_gate, read_statistics, save_gate
 from emsfl.moe.manifests import MANIFEST_NAME, BaseModelInfo
 from emsfl.moe.model_card import merged_card
 from emsfl.moe.pretrained import carried_files, full_config, read_json, skeleton
-from emsfl.moe.split_checkpoint import finish_partial, prepare_partial
+from emsfl.moe.split_checkpoint import finish_partial, prepare_partial, write_files
 from emsfl.moe.tensor_files import (
     DTYPES,
+    ByteRange,
     NewTensor,
     Progress,
     StoredTensor,
-    sha256_of_file,
-    write_file,
 )
 from emsfl.moe.updates import Update, open_updates, verify_update, weights_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +99,8 @@ def merge_checkpoint(
             f"the updates are for base model {expected.name} ({expected.sha256[:12]}), which is "
             f"not {folder} ({actual.sha256[:12]})"
         )
-    for update in updates:
-        verify_update(update, progress)
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        list(pool.map(lambda update: verify_update(update, progress), updates))
     partial_folder = out.with_name(f".{out.name}.partial")
     prepare_partial(partial_folder, plan_sha256)
     hashes = _write_tensors(base, layout, updates, partial_folder, progress)
@@ -179,15 +190,14 @@ def _write_tensors(
 ) -> dict[str, str]:
     """Write all tensor files and return their hashes."""
     weights = weights_of(updates)
-    hashes = {}
-    for file_name, tensors in base.files.items():
-        path = folder / file_name
-        if path.exists():
-            hashes[file_name] = sha256_of_file(path, progress)
-            continue
-        merged = [_merged(t, layout.roles.get(t.name), updates, weights) for t in tensors]
-        hashes[file_name], _ = write_file(path, base.headers[file_name], merged, progress)
-    return hashes
+    contents = {
+        file_name: (
+            base.headers[file_name],
+            [_merged(t, layout.roles.get(t.name), updates, weights) for t in tensors],
+        )
+        for file_name, tensors in base.files.items()
+    }
+    return write_files(folder, contents, progress)
 
 
 def _merged(
@@ -197,7 +207,7 @@ def _merged(
     weights: Mapping[str, float],
 ) -> NewTensor:
     """Return what becomes of one tensor of the base model."""
-    chunks = stored.chunks
+    pieces: Callable[[], Iterable[ByteRange | Buffer]] = stored.whole
     if role is not None and (role.is_expert or role.layer < 0):
         held = [
             (update, tensor)
@@ -206,44 +216,39 @@ def _merged(
         ]
         if held and not role.is_expert:
             changed = [(weights[u.manifest.cluster], tensor) for u, tensor in held]
-            chunks = partial(_mean_chunks, stored, changed)
+            pieces = partial(_mean, stored, changed)
         elif held and role.expert >= 0:
-            chunks = held[0][1].chunks
+            pieces = held[0][1].whole
         elif held:
             owned = [(u.manifest.layers[role.layer].owned, tensor) for u, tensor in held]
-            chunks = partial(_row_chunks, stored, role.axis, owned)
-    return NewTensor(name=stored.name, dtype=stored.dtype, shape=stored.shape, chunks=chunks)
+            pieces = partial(_rows_of_owners, stored, role.axis, owned)
+    return NewTensor(name=stored.name, dtype=stored.dtype, shape=stored.shape, pieces=pieces)
 
 
-def _row_chunks(
+def _rows_of_owners(
     stored: StoredTensor, axis: int, held: Sequence[tuple[tuple[int, ...], StoredTensor]]
-) -> Iterator[memoryview]:
-    """Yield a stacked tensor, every expert's row from its owner."""
+) -> Iterator[ByteRange]:
+    """Yield where the rows of a stacked tensor are, each with its expert's owner."""
     source = {
         expert: (tensor, position, len(ids))
         for ids, tensor in held
         for position, expert in enumerate(ids)
     }
-    outer = 1
-    for length in stored.shape[:axis]:
-        outer *= length
     num_experts = stored.shape[axis]
-    row = stored.num_bytes // outer // num_experts
-    for block in range(outer):
+    blocks = math.prod(stored.shape[:axis])
+    row = stored.num_bytes // blocks // num_experts
+    for block in range(blocks):
         for expert in range(num_experts):
             tensor, position, count = source.get(expert, (stored, expert, num_experts))
-            start = (block * count + position) * row
-            yield from tensor.chunks(start, start + row)
+            yield tensor.part((block * count + position) * row, row)
 
 
-def _mean_chunks(
-    stored: StoredTensor, changed: Sequence[tuple[float, StoredTensor]]
-) -> Iterator[Any]:
+def _mean(stored: StoredTensor, changed: Sequence[tuple[float, StoredTensor]]) -> Iterator[Buffer]:
     """Yield s + sum_c w_c (s_c - s); the very bytes of s where no cluster changed them."""
     dtype = DTYPES[stored.dtype]
     exact = torch.float64 if dtype.itemsize >= 4 else torch.float32
-    streams = [tensor.chunks() for _, tensor in changed]
-    for chunk in stored.chunks():
+    streams = [tensor.bytes_range.read() for _, tensor in changed]
+    for chunk in stored.bytes_range.read():
         parts = [next(stream) for stream in streams]
         if all(np.array_equal(part, chunk) for part in parts):
             yield chunk
@@ -254,7 +259,7 @@ def _mean_chunks(
         delta = torch.zeros_like(value)
         for (weight, _), part in zip(changed, parts, strict=True):
             delta += weight * (torch.frombuffer(part, dtype=dtype).to(exact) - value)
-        yield (value + delta).to(dtype).view(torch.uint8).numpy()
+        yield (value + delta).to(dtype).view(torch.uint8).numpy().data
 
 
 def owners_of(folder: Path) -> dict[str, Owned]:
@@ -266,6 +271,6 @@ def owners_of(folder: Path) -> dict[str, Owned]:
 
 
 def merge_bytes(folder: Path, update_folders: Sequence[Path]) -> int:
-    """Return how many bytes `merge_checkpoint` will report: all that it checks and writes."""
+    """Return how many bytes `merge_checkpoint` will report: all that it checks, writes, hashes."""
     base = open_checkpoint(folder).num_bytes
-    return 2 * base + sum(open_checkpoint(update).num_bytes for update in update_folders)
+    return 3 * base + sum(open_checkpoint(update).num_bytes for update in update_folders)

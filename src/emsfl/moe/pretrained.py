@@ -162,6 +162,7 @@ def carried_files(folder: Path, *, with_index: bool = False) -> list[Path]:
 def _config(folder: Path) -> Any:
     read_json(folder / "config.json")
     transformers = import_transformers()
+    _register_own(transformers)
     try:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
@@ -171,10 +172,20 @@ def _config(folder: Path) -> Any:
         ) from None
 
 
+def _register_own(transformers: Any) -> None:
+    """Let transformers know the configuration of upcycled encoders."""
+    from emsfl.moe.modeling_upcycled import UpcycledConfig
+
+    transformers.AutoConfig.register(UpcycledConfig.model_type, UpcycledConfig, exist_ok=True)
+
+
 def _model_class(folder: Path, config: Any) -> Any:
     transformers = import_transformers()
+    from emsfl.moe.modeling_upcycled import CLASSES
+
     names = config.architectures or []
-    found = next((getattr(transformers, n) for n in names if hasattr(transformers, n)), None)
+    known = [getattr(transformers, name, None) or CLASSES.get(name) for name in names]
+    found = next(filter(None, known), None)
     if found is None:
         raise DataError(
             f"{folder / 'config.json'}: architectures = {names} names no class of transformers "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ from emsfl.errors import DataError
 from emsfl.files import sha256_of, write_json, write_text
 from emsfl.moe.checkpoint import (
     INDEX_NAME,
+    NUM_THREADS,
     SINGLE_NAME,
     Checkpoint,
     Role,
@@ -33,6 +36,7 @@ from emsfl.moe.manifests import (
 from emsfl.moe.model_card import sub_model_card
 from emsfl.moe.pretrained import carried_files, full_config, read_json, skeleton
 from emsfl.moe.tensor_files import (
+    ByteRange,
     NewTensor,
     Progress,
     StoredTensor,
@@ -97,7 +101,7 @@ def split_checkpoint(
             SplitPart(
                 cluster=cluster,
                 folder=target,
-                num_bytes=sum(t.num_bytes for tensors in plan.files for t in tensors),
+                num_bytes=plan.num_bytes,
                 was_there=was_there,
             )
         )
@@ -105,11 +109,11 @@ def split_checkpoint(
 
 
 def split_bytes(folder: Path, assignment: AssignmentFile) -> int:
-    """Return how many bytes `split_checkpoint` will report: all that it hashes and writes."""
+    """Return how many bytes `split_checkpoint` will report: all that it writes and hashes."""
     checkpoint = open_checkpoint(folder)
     layout = stored_layout(checkpoint, skeleton(folder))
     check_assignment(assignment, checkpoint, layout, full_config(folder))
-    return checkpoint.num_bytes + sum(
+    return checkpoint.num_bytes + 2 * sum(
         tensor.num_bytes
         for part in assignment.clusters.values()
         for name, role in layout.roles.items()
@@ -198,6 +202,11 @@ class _Plan:
         )
 
     @property
+    def num_bytes(self) -> int:
+        """Size of all tensors."""
+        return sum(tensor.num_bytes for tensors in self.files for tensor in tensors)
+
+    @property
     def file_names(self) -> list[str]:
         """One name per entry of `files`."""
         return shard_names(len(self.files))
@@ -212,59 +221,45 @@ def shard_names(count: int) -> list[str]:
 
 def cut(stored: StoredTensor, role: Role, owned: Sequence[Sequence[int]]) -> NewTensor | None:
     """Return the part of a stored tensor that a sub-model holds; None if it holds none of it."""
-    if role.layer < 0:
-        return NewTensor(
-            name=stored.name, dtype=stored.dtype, shape=stored.shape, chunks=stored.chunks
-        )
-    ids = owned[role.layer]
+    name, shape, pieces = stored.name, list(stored.shape), stored.whole
     if role.expert >= 0:
-        if role.expert not in ids:
+        if role.expert not in owned[role.layer]:
             return None
-        new_name = role.template.format(list(ids).index(role.expert))
-        return NewTensor(
-            name=new_name, dtype=stored.dtype, shape=stored.shape, chunks=stored.chunks
-        )
-    shape = list(stored.shape)
-    shape[role.axis] = len(ids)
-    return NewTensor(
-        name=stored.name,
-        dtype=stored.dtype,
-        shape=tuple(shape),
-        chunks=partial(_rows, stored, role.axis, tuple(ids)),
-    )
+        name = role.template.format(list(owned[role.layer]).index(role.expert))
+    elif role.layer >= 0:
+        shape[role.axis] = len(owned[role.layer])
+        pieces = partial(_rows, stored, role.axis, owned[role.layer])
+    return NewTensor(name=name, dtype=stored.dtype, shape=tuple(shape), pieces=pieces)
 
 
-def _rows(stored: StoredTensor, axis: int, ids: tuple[int, ...]) -> Iterator[memoryview]:
-    """Yield the bytes of the rows `ids` along `axis`."""
-    outer = 1
-    for length in stored.shape[:axis]:
-        outer *= length
-    row = stored.num_bytes // outer // stored.shape[axis]
-    for block in range(outer):
-        for expert in ids:
-            start = (block * stored.shape[axis] + expert) * row
-            yield from stored.chunks(start, start + row)
+def _rows(stored: StoredTensor, axis: int, ids: Sequence[int]) -> list[ByteRange]:
+    """Return where the rows `ids` along `axis` are."""
+    blocks, num_experts = math.prod(stored.shape[:axis]), stored.shape[axis]
+    row = stored.num_bytes // blocks // num_experts
+    return [
+        stored.part((block * num_experts + expert) * row, row)
+        for block in range(blocks)
+        for expert in ids
+    ]
 
 
 def _write_part(plan: _Plan, target: Path, progress: Progress) -> None:
     partial_folder = target.with_name(f".{target.name}.partial")
     prepare_partial(partial_folder, plan.sha256)
     folder = plan.checkpoint.folder
-    hashes = {}
-    weight_map = {}
-    total = 0
-    for file_name, tensors in zip(plan.file_names, plan.files, strict=True):
-        path = partial_folder / file_name
-        if path.exists():
-            hashes[file_name] = sha256_of_file(path, progress)
-        else:
-            hashes[file_name], _ = write_file(path, new_header(tensors), tensors, progress)
-        weight_map.update({tensor.name: file_name for tensor in tensors})
-        total += sum(tensor.num_bytes for tensor in tensors)
+    contents = {
+        name: (new_header(tensors), tensors)
+        for name, tensors in zip(plan.file_names, plan.files, strict=True)
+    }
+    hashes = write_files(partial_folder, contents, progress)
     if len(plan.files) > 1:
+        places = {t.name: name for name, (_, tensors) in contents.items() for t in tensors}
         write_json(
             partial_folder / INDEX_NAME,
-            {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
+            {
+                "metadata": {"total_size": plan.num_bytes},
+                "weight_map": dict(sorted(places.items())),
+            },
         )
     for path in carried_files(folder):
         if path.name not in ("config.json", MANIFEST_NAME):
@@ -292,6 +287,32 @@ def _sub_config(plan: _Plan, folder: Path) -> dict[str, Any]:
         return with_num_experts(raw, num_experts, kept, plan.local_top_k)
     except DataError:  # a configuration may leave out what is at its default
         return with_num_experts(full_config(folder), num_experts, kept, plan.local_top_k)
+
+
+def write_files(
+    folder: Path,
+    contents: Mapping[str, tuple[bytes, Sequence[NewTensor]]],
+    progress: Progress,
+) -> dict[str, str]:
+    """Write tensor files that are not there yet, several at a time.
+
+    Args:
+        folder: of an unfinished result; its files of these names are whole if they are there.
+        contents: file name -> header and tensors.
+        progress: told of all bytes written, and then of all bytes hashed.
+
+    Returns:
+        File name -> SHA-256.
+    """
+
+    def write(name: str) -> str:
+        path = folder / name
+        if not path.exists():
+            write_file(path, *contents[name], progress)
+        return sha256_of_file(path, progress)
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        return dict(zip(contents, pool.map(write, contents), strict=True))
 
 
 def prepare_partial(folder: Path, plan_sha256: str) -> None:

@@ -1,8 +1,8 @@
 """Read and write safetensors files as byte ranges, so that no tensor needs to fit in memory.
 
 The format (8 bytes of header length, a JSON header, the tensors' bytes) is described at
-https://github.com/huggingface/safetensors. Files are read by `pread`, not mapped, so that the
-resident memory stays at one buffer whatever the file's size.
+https://github.com/huggingface/safetensors. Files are never mapped, so that the resident memory
+stays at one buffer whatever the file's size.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from emsfl.errors import DataError
 from emsfl.files import atomic_path
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 CHUNK_BYTES = 1 << 24
 """Bytes that are held at a time while copying."""
@@ -49,6 +53,54 @@ Progress = Callable[[int], None]
 """Called with the number of bytes that have been handled since the last call."""
 
 
+class ByteRange(NamedTuple):
+    """Bytes in a file."""
+
+    path: Path
+    start: int
+    num_bytes: int
+
+    def read(self) -> Iterator[memoryview]:
+        """Yield the bytes in chunks of `CHUNK_BYTES`, the last one shorter.
+
+        Each view is valid until the next one is asked for.
+        """
+        buffer = memoryview(bytearray(min(self.num_bytes, CHUNK_BYTES)))
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            start, end = self.start, self.start + self.num_bytes
+            while start < end:
+                filled = 0
+                chunk = buffer[: end - start]
+                while filled < len(chunk):
+                    count = os.preadv(handle, [chunk[filled:]], start + filled)
+                    if not count:
+                        raise DataError(f"{self.path} ends at byte {start + filled}, before {end}")
+                    filled += count
+                yield chunk
+                start += filled
+        finally:
+            os.close(handle)
+
+    def copy_to(self, target: int, progress: Progress) -> None:
+        """Append the bytes to an open file, without a way through this process where possible."""
+        if sys.platform != "linux":
+            for chunk in self.read():
+                write_all(target, chunk, progress)
+            return
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            start, end = self.start, self.start + self.num_bytes
+            while start < end:
+                count = os.sendfile(target, handle, start, min(CHUNK_BYTES, end - start))
+                if not count:
+                    raise DataError(f"{self.path} ends at byte {start}, before {end}")
+                start += count
+                progress(count)
+        finally:
+            os.close(handle)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
     """One tensor in one safetensors file."""
@@ -62,20 +114,28 @@ class StoredTensor:
     """Offset of the first byte in the file."""
     num_bytes: int
 
-    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
-        """Yield the tensor's bytes from `start` to `stop`, at most `CHUNK_BYTES` at a time."""
-        stop = self.num_bytes if stop is None else stop
-        yield from read_range(self.path, self.start + start, stop - start)
+    @property
+    def bytes_range(self) -> ByteRange:
+        """Where its bytes are."""
+        return ByteRange(self.path, self.start, self.num_bytes)
+
+    def whole(self) -> list[ByteRange]:
+        """Return its bytes as the pieces of a `NewTensor`."""
+        return [self.bytes_range]
+
+    def part(self, start: int, num_bytes: int) -> ByteRange:
+        """Return where some of its bytes are; `start` counts from its first one."""
+        return ByteRange(self.path, self.start + start, num_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewTensor:
-    """One tensor of a file to be written; `chunks` yields exactly its bytes, in order."""
+    """One tensor of a file to be written; `pieces` yields exactly its bytes, in order."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    chunks: Callable[[], Iterator[Any]]
+    pieces: Callable[[], Iterable[ByteRange | Buffer]]
 
     @property
     def num_bytes(self) -> int:
@@ -143,33 +203,10 @@ def _stored(path: Path, data_start: int, name: str, entry: Mapping[str, Any]) ->
     )
 
 
-def read_range(path: Path, start: int, num_bytes: int) -> Iterator[memoryview]:
-    """Yield a range of bytes of a file in chunks of `CHUNK_BYTES`, the last one shorter.
-
-    Each view is valid until the next one is asked for.
-    """
-    buffer = memoryview(bytearray(min(num_bytes, CHUNK_BYTES)))
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        end = start + num_bytes
-        while start < end:
-            filled = 0
-            chunk = buffer[: end - start]
-            while filled < len(chunk):
-                count = os.preadv(handle, [chunk[filled:]], start + filled)
-                if not count:
-                    raise DataError(f"{path} ends at byte {start + filled}, before byte {end}")
-                filled += count
-            yield chunk
-            start += filled
-    finally:
-        os.close(handle)
-
-
 def sha256_of_file(path: Path, progress: Progress = lambda _count: None) -> str:
     """Return the SHA-256 (hex) of a file's bytes."""
     digest = hashlib.sha256()
-    for chunk in read_range(path, 0, path.stat().st_size):
+    for chunk in ByteRange(path, 0, path.stat().st_size).read():
         digest.update(chunk)
         progress(len(chunk))
     return digest.hexdigest()
@@ -192,32 +229,31 @@ def new_header(tensors: Sequence[NewTensor]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def write_file(
-    path: Path, header: bytes, tensors: Sequence[NewTensor], progress: Progress
-) -> tuple[str, int]:
-    """Write a safetensors file atomically, tensor by tensor.
+def write_file(path: Path, header: bytes, tensors: Sequence[NewTensor], progress: Progress) -> None:
+    """Write a safetensors file atomically, piece by piece.
 
     Args:
         path: where to; it appears only when it is whole and on disk.
         header: as `new_header` or `read_header` gives it, for these tensors in this order.
         tensors: what to write.
-        progress: told of every chunk written.
-
-    Returns:
-        SHA-256 (hex) of the file and its size in bytes.
+        progress: told of all bytes written but the header's.
     """
-    digest = hashlib.sha256(header)
-    size = len(header)
     with atomic_path(path) as temporary, temporary.open("wb", buffering=0) as file:
         file.write(header)
+        end = len(header)
         for tensor in tensors:
-            before = size
-            for chunk in tensor.chunks():
-                view = memoryview(chunk)
-                digest.update(view)
-                while view.nbytes:
-                    written = file.write(view)
-                    size, view = size + written, view[written:]
-                    progress(written)
-            assert size - before == tensor.num_bytes, tensor.name
-    return digest.hexdigest(), size
+            for piece in tensor.pieces():
+                if isinstance(piece, ByteRange):
+                    piece.copy_to(file.fileno(), progress)
+                else:
+                    write_all(file.fileno(), memoryview(piece), progress)
+            end += tensor.num_bytes
+            assert file.tell() == end, tensor.name
+
+
+def write_all(target: int, view: memoryview, progress: Progress) -> None:
+    """Append bytes to an open file."""
+    while view.nbytes:
+        written = os.write(target, view)
+        view = view[written:]
+        progress(written)

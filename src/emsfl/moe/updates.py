@@ -18,7 +18,6 @@ from emsfl.moe.tensor_files import (
     DTYPES,
     Progress,
     StoredTensor,
-    read_range,
     sha256_of_file,
 )
 
@@ -123,7 +122,7 @@ def verify_update(update: Update, progress: Progress) -> None:
         digest = hashlib.sha256(header)
         progress(len(header))
         for tensor in tensors:
-            for chunk in read_range(tensor.path, tensor.start, tensor.num_bytes):
+            for chunk in tensor.bytes_range.read():
                 digest.update(chunk)
                 progress(len(chunk))
                 if not _finite(chunk, tensor.dtype):

@@ -118,9 +118,15 @@ def domain_statistics(
     if rows > limit:
         task = task.restricted([i * rows // limit for i in range(limit)])
     with recording_statistics(model, layout, task.pooling) as recorded:
-        for batch in _batches(task, batch_size, _quiet):
-            logits_of(model, batch)
+        run_through(model, task, batch_size)
     return reduce(add, recorded)
+
+
+@torch.no_grad()
+def run_through(model: nn.Module, task: TableTask, batch_size: int) -> None:
+    """Run every sample through `model`, for hooks that watch it."""
+    for batch in _batches(task, batch_size, _quiet):
+        logits_of(model, batch)
 
 
 def _token_mask(batch: Batch) -> Tensor | None:

@@ -119,7 +119,7 @@ def evaluate_domains(
     stored: StoredGate | None,
     batch_size: int,
     max_length: int,
-    progress: Progress,
+    progress: Progress = lambda _count: None,
 ) -> dict[str, Evaluation]:
     """Judge `model`, whose tokenizer is in `folder`, on every domain of `table` and on all."""
     layout = _layout_if_any(model)

@@ -151,7 +151,7 @@ class Tunable:
 
 def _in_place_of(stored: StoredTensor, tensor: Tensor) -> Tensor:
     before = torch.frombuffer(
-        bytearray(b"".join(bytes(c) for c in stored.chunks())), dtype=DTYPES[stored.dtype]
+        bytearray(b"".join(bytes(c) for c in stored.bytes_range.read())), dtype=DTYPES[stored.dtype]
     ).reshape(stored.shape)
     after = tensor.detach().to(before.dtype)
     return torch.where(after == before, before, after).contiguous()
