@@ -12,13 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
+
+
+def cache_dir() -> Path:
+    """Return the folder for what can be made again: `EMSFL_CACHE_DIR`, or the user's cache."""
+    chosen = os.environ.get("EMSFL_CACHE_DIR")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("emsfl")
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed onto `path`.
 
-    Nothing is left behind when the body raises.
+    Nothing is left behind when the body raises. A killed process leaves `path` as it was, and at
+    most a hidden `.part` file beside it.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,16 +64,23 @@ def canonical_json(value: Any) -> str:
 def sha256_of(*parts: Any) -> str:
     """Return the SHA-256 (hex) of the parts: bytes, numpy arrays, or JSON-able values.
 
-    An array counts with its dtype and shape, so equal bytes of another shape differ.
+    An array counts with its dtype and shape, so equal bytes of another shape differ; so do equal
+    bytes cut into other parts.
+
+    Raises:
+        TypeError: a part without stable bytes, such as an array of objects.
     """
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
-            digest.update(f"{part.dtype.str}{part.shape}".encode())
-            digest.update(np.ascontiguousarray(part).tobytes())
+            if part.dtype.hasobject:
+                raise TypeError("an array of objects has no stable bytes to hash")
+            kind = f"array {part.dtype.str} {part.shape}"
+            content = np.ascontiguousarray(part).tobytes()
         elif isinstance(part, bytes):
-            digest.update(part)
+            kind, content = "bytes", part
         else:
-            digest.update(canonical_json(part).encode())
-        digest.update(b"\x00")
+            kind, content = "json", canonical_json(part).encode()
+        digest.update(f"{kind} {len(content)}\n".encode())
+        digest.update(content)
     return digest.hexdigest()

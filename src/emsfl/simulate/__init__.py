@@ -1,1 +1,22 @@
-"""The simulate room."""
+"""Driver 1, virtual time: event queue, cost model, and an executor for the real training work."""
+
+from emsfl.simulate.arm import Arm, arms_of
+from emsfl.simulate.config import SimulateConfig
+from emsfl.simulate.executor import Executor, open_executor
+from emsfl.simulate.outcome import Outcome
+from emsfl.simulate.prepare import prepare
+from emsfl.simulate.progress import show_progress
+from emsfl.simulate.simulate import Scenario, Simulation
+
+__all__ = [
+    "Arm",
+    "Executor",
+    "Outcome",
+    "Scenario",
+    "SimulateConfig",
+    "Simulation",
+    "arms_of",
+    "open_executor",
+    "prepare",
+    "show_progress",
+]

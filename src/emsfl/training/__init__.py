@@ -1,1 +1,36 @@
-"""The training room."""
+"""Train locally, evaluate, aggregate: tensors in, tensors out."""
+
+from emsfl.training.aggregate import add_scaled, difference, mix, num_bytes, weighted_mean
+from emsfl.training.config import LocalSettings, TrainingConfig
+from emsfl.training.local import TrainResult, TrainTask, is_trained, one_thread, train_locally
+from emsfl.training.measure import (
+    EvaluateTask,
+    MeasureTask,
+    evaluate,
+    first_samples,
+    measure_domain,
+    score_experts,
+)
+from emsfl.training.pretrain import pretrain
+
+__all__ = [
+    "EvaluateTask",
+    "LocalSettings",
+    "MeasureTask",
+    "TrainResult",
+    "TrainTask",
+    "TrainingConfig",
+    "add_scaled",
+    "difference",
+    "evaluate",
+    "first_samples",
+    "is_trained",
+    "measure_domain",
+    "mix",
+    "num_bytes",
+    "one_thread",
+    "pretrain",
+    "score_experts",
+    "train_locally",
+    "weighted_mean",
+]

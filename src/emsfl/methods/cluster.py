@@ -1,0 +1,129 @@
+"""The cluster's side, the same for every method: devices, snapshot, update, take-over.
+
+It knows no clock: a driver says how many steps were trained and when to take a snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from emsfl.methods.method import Activity, Federation, Receive, Update, Upload, Work
+from emsfl.moe import DomainStatistics, State, experts_per_layer, split_state
+from emsfl.training import add_scaled, difference, is_trained, weighted_mean
+
+
+@dataclass
+class Device:
+    """One device between two synchronisations. Tensors are replaced, never changed in place."""
+
+    state: State = field(default_factory=dict)
+    momentum: State = field(default_factory=dict)
+    num_steps: int = 0
+    """Steps trained so far: where it is in its order of batches."""
+    statistics: DomainStatistics | None = None
+    """What it knows of its domain."""
+
+
+@dataclass
+class Cluster:
+    """The devices of one site, and what their gateway remembers."""
+
+    name: str
+    device_weights: Sequence[float]
+    """Share of the cluster's samples that each device holds; the shares sum to 1."""
+    devices: list[Device]
+    work: Work | None = None
+    received: State = field(default_factory=dict)
+    """Shared parameters as last received: what deltas count from."""
+    snapshots: list[State] = field(default_factory=list)
+    """Each device's state at the last snapshot."""
+    snapshot_steps: list[int] = field(default_factory=list)
+    """Steps that each device had trained by then."""
+    average: State = field(default_factory=dict)
+    """Weighted average of the snapshots."""
+
+    @property
+    def num_experts(self) -> int:
+        """Experts per layer that the devices hold."""
+        if self.work is None:
+            raise ValueError(f"{self.name} has no work yet")
+        return experts_per_layer(self.work.owned)
+
+    def take_snapshot(self) -> None:
+        """Remember every device's state and form their average."""
+        self.snapshots = [device.state for device in self.devices]
+        self.snapshot_steps = [device.num_steps for device in self.devices]
+        self.average = weighted_mean(self.snapshots, self.device_weights)
+
+    def build_update(self, federation: Federation, scores: Tensor | None = None) -> Update:
+        """Return the update that answers the cluster's work, from its last snapshot."""
+        work = self.work
+        if work is None:
+            raise ValueError(f"{self.name} has no work to answer")
+        values: State = {}
+        delta: State = {}
+        if work.activity is Activity.TRAIN:
+            trained = {
+                name: tensor
+                for name, tensor in self.average.items()
+                if is_trained(name, federation.layout, work.settings)
+            }
+            shared = {n: t for n, t in trained.items() if federation.layout.is_shared(n)}
+            if work.upload is Upload.SPLIT:
+                delta = difference(shared, self.received)
+                values = {n: t for n, t in trained.items() if n not in shared}
+            else:
+                values = trained
+        statistics = None
+        if work.measures_domain:
+            statistics = sum_statistics([device.statistics for device in self.devices])
+        return Update(
+            cluster=self.name,
+            version=work.version,
+            values=values,
+            shared_delta=delta,
+            statistics=statistics,
+            scores=scores,
+        )
+
+    def take_over(self, work: Work, federation: Federation) -> None:
+        """Let the devices go on with what was received."""
+        layout = federation.layout
+        if work.receive is Receive.RESET:
+            start = dict(work.payload)
+            if set(start) != set(federation.pretrained):
+                start = {**split_state(federation.pretrained, layout, work.owned), **start}
+            for device in self.devices:
+                device.state, device.momentum = start, {}
+        else:
+            start = {**self.average, **work.payload}
+            for device, snapshot, steps in zip(
+                self.devices, self.snapshots, self.snapshot_steps, strict=True
+            ):
+                if device.num_steps == steps:
+                    device.state = start
+                else:
+                    progress = difference(device.state, snapshot)
+                    device.state = add_scaled(start, progress, 1.0)
+        self.received = {name: start[name] for name in start if layout.is_shared(name)}
+        self.work = work
+        self.snapshots, self.snapshot_steps, self.average = [], [], {}
+
+
+def sum_statistics(parts: Sequence[DomainStatistics | None]) -> DomainStatistics:
+    """Return the statistics of all devices together, in their order.
+
+    Raises:
+        ValueError: a device has none.
+    """
+    total: DomainStatistics | None = None
+    for part in parts:
+        if part is None:
+            raise ValueError("a device has no domain statistics")
+        total = part if total is None else total + part
+    if total is None:
+        raise ValueError("no devices")
+    return total

@@ -1,0 +1,160 @@
+"""The domain gate: route a merged model by the posterior of the input's cluster.
+
+p(e | x) = sum_c p(c | input) p(e | own experts of c, x), as logits
+log p(c(e) | input) + log softmax over the own experts of c(e); experts that nobody owns get no
+mass. The posterior is Gaussian discriminant analysis on one feature vector per input, the hidden
+state at the first MoE layer averaged over tokens.
+
+Shapes: N inputs, T tokens, D features, C clusters, E experts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from emsfl.moe.adapter import MoELayout
+
+SHRINKAGE = 0.2
+"""Weight of the pooled covariance in each cluster's own."""
+RIDGE = 1e-3
+"""Share of the mean variance added to the diagonal."""
+MIN_LOG_POSTERIOR = -30.0
+
+
+@dataclass(frozen=True)
+class DomainStatistics:
+    """What a cluster says about its inputs: sums over samples, float64, so that they add up."""
+
+    count: float
+    total: Tensor
+    """[D] sum of features."""
+    outer: Tensor
+    """[D, D] sum of outer products."""
+
+    @classmethod
+    def of(cls, features: Tensor) -> DomainStatistics:
+        """Return the statistics of features [N, D]."""
+        features = features.double()
+        return cls(float(len(features)), features.sum(0), features.T @ features)
+
+    def scaled(self, weight: float) -> DomainStatistics:
+        """Return the statistics as if every sample counted `weight` times."""
+        return DomainStatistics(self.count * weight, self.total * weight, self.outer * weight)
+
+    def __add__(self, other: DomainStatistics) -> DomainStatistics:
+        """Return the statistics of both sets of inputs."""
+        return DomainStatistics(
+            self.count + other.count, self.total + other.total, self.outer + other.outer
+        )
+
+    @property
+    def mean(self) -> Tensor:
+        """[D]."""
+        return self.total / self.count
+
+    @property
+    def covariance(self) -> Tensor:
+        """[D, D]."""
+        return self.outer / self.count - torch.outer(self.mean, self.mean)
+
+
+@dataclass(frozen=True)
+class DomainGate:
+    """Posterior over clusters (quadratic discriminant) and who owns which expert."""
+
+    means: Tensor
+    """[C, D] float64."""
+    whiteners: Tensor
+    """[C, D, D] float64: inverse Cholesky factors of the covariances."""
+    log_scale: Tensor
+    """[C] float64: log prior minus half the log determinant."""
+    owner: Tensor
+    """[L, E] int64: index of the owning cluster, -1 for nobody."""
+
+    def log_posterior(self, features: Tensor) -> Tensor:
+        """Return log p(c | input) [N, C] for features [N, D]."""
+        centred = features.double().unsqueeze(1) - self.means
+        distances = torch.einsum("ncd,ced->nce", centred, self.whiteners).square().sum(-1)
+        log_joint = self.log_scale - 0.5 * distances
+        return log_joint.log_softmax(-1).clamp_min(MIN_LOG_POSTERIOR)
+
+    def gated_logits(self, layer: int, logits: Tensor, log_posterior: Tensor) -> Tensor:
+        """Return gated router logits [T, E] from the router's own and log p(c | input) [T, C]."""
+        owner = self.owner[layer]
+        gated = torch.full_like(logits, -math.inf)
+        for cluster in range(len(self.means)):
+            own = owner == cluster
+            if own.any():
+                inside = logits[:, own].log_softmax(-1)
+                gated[:, own] = log_posterior[:, cluster, None].to(logits.dtype) + inside
+        return gated
+
+
+def fit_gate(statistics: Sequence[DomainStatistics], owner: Tensor) -> DomainGate:
+    """Fit the posterior from one set of statistics per cluster; priors are equal.
+
+    Each covariance is shrunk towards the pooled one by `SHRINKAGE` (regularised discriminant
+    analysis, Friedman 1989) and its diagonal is raised by `RIDGE` of its mean.
+    """
+    num_samples = sum(s.count for s in statistics)
+    pooled = torch.stack([s.covariance * (s.count / num_samples) for s in statistics]).sum(0)
+    eye = torch.eye(len(pooled), dtype=torch.float64)
+    whiteners, log_scale = [], []
+    for s in statistics:
+        covariance = (1 - SHRINKAGE) * s.covariance + SHRINKAGE * pooled
+        covariance = covariance + RIDGE * covariance.diagonal().mean() * eye
+        factor = torch.linalg.cholesky(covariance)
+        whiteners.append(torch.linalg.solve_triangular(factor, eye, upper=False))
+        log_scale.append(-factor.diagonal().log().sum())
+    return DomainGate(
+        torch.stack([s.mean for s in statistics]),
+        torch.stack(whiteners),
+        torch.stack(log_scale),
+        owner,
+    )
+
+
+@contextmanager
+def recording_features(model: nn.Module, layout: MoELayout) -> Iterator[list[Tensor]]:
+    """While active, every forward pass appends its features [N, D] to the list that is yielded."""
+    features: list[Tensor] = []
+
+    def record(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        features.append(inputs[0].detach().mean(1))
+
+    handle = model.get_submodule(layout.layers[0].name).register_forward_pre_hook(record)
+    try:
+        yield features
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def gated(model: nn.Module, layout: MoELayout, gate: DomainGate) -> Iterator[None]:
+    """While active, `model` routes by `gate` in every MoE layer."""
+    current: list[Tensor] = []
+
+    def see(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        hidden = inputs[0]
+        posterior = gate.log_posterior(hidden.detach().mean(1))
+        current[:] = [posterior.repeat_interleave(hidden.shape[1], 0)]
+
+    handles: list[Any] = [model.get_submodule(layout.layers[0].name).register_forward_pre_hook(see)]
+    for index, layer in enumerate(layout.layers):
+
+        def reroute(module: Any, _inputs: Any, routing: Any, index: int = index) -> Any:
+            return module.select(gate.gated_logits(index, routing[0], current[0]))
+
+        handles.append(model.get_submodule(layer.router).register_forward_hook(reroute))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

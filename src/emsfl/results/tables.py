@@ -1,0 +1,251 @@
+"""The tables of a run as text cells: printed by rich, and shown on the page by the template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from emsfl.results.labels import EMS_FL, domain_label
+from emsfl.results.paired import paired_difference
+from emsfl.results.schema import MethodResult, RunResult
+from emsfl.results.summary import better_fedavg
+from emsfl.results.wording import (
+    BYTES_PER_MB,
+    MISSING,
+    amount,
+    compute_unit,
+    count,
+    duration,
+    energy_unit,
+    evidence,
+    hours_to_target,
+    listing,
+    percent,
+    percent_spread,
+    points,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTable:
+    """A table ready to be shown: the first column names the row, the others are numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    keys: tuple[str, ...] = ()
+    """The method of each row, where rows are methods."""
+    text_columns: tuple[int, ...] = (0,)
+    """Positions of the columns that hold text, not numbers."""
+    note: str = ""
+
+
+def better_fedavg_of(result: RunResult) -> str | None:
+    """Return the name of the better FedAvg form of a finished run, or None where none ran."""
+    return better_fedavg(
+        {name: method.final_accuracy.per_seed for name, method in result.methods.items()}
+    )
+
+
+def time_ratio(result: RunResult, method: str) -> float | None:
+    """Return the mean time to target over that of the better FedAvg form.
+
+    None when either did not reach its target with every seed, or FedAvg needed no time at all.
+    """
+    form = better_fedavg_of(result)
+    own = result.methods[method].time_to_target_s.mean
+    theirs = result.methods[form].time_to_target_s.mean if form else None
+    return own / theirs if own is not None and theirs else None
+
+
+def accuracy_table(result: RunResult) -> TextTable:
+    """Return the accuracy of every method: merged, per domain, and of the sub-models."""
+    domains = list(dict.fromkeys(d for m in result.methods.values() for d in m.accuracy_by_domain))
+    rows = []
+    for method in result.methods.values():
+        by_domain = method.accuracy_by_domain
+        rows.append(
+            (
+                method.label,
+                percent_spread(method.final_accuracy),
+                *(percent(by_domain[d].mean) if d in by_domain else MISSING for d in domains),
+                _submodels(method),
+            )
+        )
+    num_seeds = len(result.seeds)
+    start = sum(result.initial_accuracy) / num_seeds
+    spread = (
+        f"mean ± standard deviation over {num_seeds} seeds; " if num_seeds > 1 else "one seed; "
+    )
+    return TextTable(
+        title="Accuracy at the end, %",
+        columns=("method", "merged model", *(domain_label(d) for d in domains), "sub-models"),
+        rows=tuple(rows),
+        keys=tuple(result.methods),
+        note=f"{spread}before any tuning {percent(start)}; sub-models on their own domain",
+    )
+
+
+def cost_table(result: RunResult) -> TextTable:
+    """Return what every method took: time to target, traffic, compute and energy, seed means."""
+    methods = result.methods
+    joules, energy = energy_unit([method.energy_J.mean for method in methods.values()])
+    flops, compute = compute_unit([method.device_flops.mean for method in methods.values()])
+    rows = []
+    for name, method in methods.items():
+        ratio = time_ratio(result, name)
+        has_target = result.target_accuracy is not None
+        rows.append(
+            (
+                method.label,
+                hours_to_target(method.time_to_target_s) if has_target else MISSING,
+                MISSING if ratio is None else f"{ratio:.2f}",
+                amount(method.uploaded_bytes.mean / BYTES_PER_MB),
+                amount(method.upload_bytes_per_contact.mean / BYTES_PER_MB),
+                amount(method.device_flops.mean / flops),
+                amount(method.energy_J.mean / joules),
+            )
+        )
+    return TextTable(
+        title="What it took",
+        columns=(
+            "method",
+            "hours to target",
+            "of FedAvg's time",
+            "upload MB",
+            "MB per contact",
+            f"compute {compute}",
+            f"energy {energy}",
+        ),
+        rows=tuple(rows),
+        keys=tuple(methods),
+        note=target_note(result),
+    )
+
+
+def target_note(result: RunResult) -> str:
+    """Return what the target of `result` is, in one sentence without a full stop."""
+    form = better_fedavg_of(result)
+    if form is None or result.target_accuracy is None:
+        return "no target: no form of FedAvg ran"
+    shown = listing([percent(value) for value in result.target_accuracy])
+    each = " (one per seed)" if len(result.target_accuracy) > 1 else ""
+    return f"target: the final accuracy of {result.methods[form].label}, {shown} %{each}"
+
+
+def traffic_table(result: RunResult) -> TextTable:
+    """Return the rest of what every method took: updates, downloads, trainable parameters."""
+    return TextTable(
+        title="Traffic and load, means over the seeds",
+        columns=(
+            "method",
+            "updates merged",
+            "updates refused",
+            "download, MB",
+            "peak trainable parameters",
+        ),
+        rows=tuple(
+            (
+                method.label,
+                count(method.num_updates.mean),
+                count(method.num_refused.mean),
+                amount(method.downloaded_bytes.mean / BYTES_PER_MB),
+                f"{method.peak_trainable_parameters:,}",
+            )
+            for method in result.methods.values()
+        ),
+        keys=tuple(result.methods),
+    )
+
+
+def lead_table(result: RunResult) -> TextTable | None:
+    """Return EMS-FL's lead over every other method with its evidence; None where it did not run."""
+    ems = result.methods.get(EMS_FL)
+    others = {name: method for name, method in result.methods.items() if name != EMS_FL}
+    if ems is None or not others:
+        return None
+    rows = []
+    for method in others.values():
+        lead = paired_difference(ems.final_accuracy.per_seed, method.final_accuracy.per_seed)
+        rows.append((method.label, points(lead.mean), evidence(lead)))
+    return TextTable(
+        title="EMS-FL's lead in final accuracy, points, paired by seed",
+        columns=("over", "lead", "evidence"),
+        rows=tuple(rows),
+        keys=tuple(others),
+        text_columns=(0, 2),
+    )
+
+
+def contact_table(result: RunResult) -> TextTable:
+    """Return how often each site is in contact."""
+    return TextTable(
+        title="Contacts of each site",
+        columns=(
+            "site",
+            "contacts per day",
+            "mean length",
+            "mean gap",
+            "longest gap",
+            "uplink, MB per day",
+            "downlink, MB per day",
+        ),
+        rows=tuple(
+            (
+                site.site,
+                f"{site.contacts_per_day:.1f}",
+                duration(site.mean_duration_s),
+                duration(site.mean_gap_s),
+                duration(site.longest_gap_s),
+                amount(site.uplink_bits_per_day / 8 / BYTES_PER_MB),
+                amount(site.downlink_bits_per_day / 8 / BYTES_PER_MB),
+            )
+            for site in result.contact_statistics
+        ),
+    )
+
+
+def print_tables(tables: Sequence[TextTable], console: Console) -> None:
+    """Print tables one below the other, each with its note."""
+    for table in tables:
+        console.print()
+        console.print(rich_table(table))
+        if table.note:
+            console.print(table.note, style="dim", highlight=False, markup=False)
+
+
+def print_result(result: RunResult, console: Console) -> None:
+    """Print what a run found: the accuracy table and the cost table."""
+    print_tables([accuracy_table(result), cost_table(result)], console)
+
+
+def rich_table(table: TextTable) -> Table:
+    """Return `table` for rich; text is taken as it is, not as rich's markup."""
+    shown = Table(
+        title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for position, column in enumerate(table.columns):
+        is_text = position in table.text_columns
+        # Numbers and short names never break over lines; a head does, between its words.
+        cells = [row[position] for row in table.rows]
+        whole = [*column.split(), *(cell for cell in cells if not is_text or len(cell) <= 20)]
+        width = max(len(text) for text in whole)
+        shown.add_column(
+            Text("\n".join(wrap(column, width, break_on_hyphens=False))),
+            justify="left" if is_text else "right",
+            min_width=width,
+        )
+    for row in table.rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    return shown
+
+
+def _submodels(method: MethodResult) -> str:
+    own = [values.mean for values in method.submodel_accuracy.values()]
+    return percent(sum(own) / len(own)) if own else MISSING

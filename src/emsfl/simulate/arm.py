@@ -1,0 +1,163 @@
+"""One arm of an experiment: a method's training on one seed, with checkpoints and its records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from emsfl.files import write_json
+from emsfl.methods import METHODS, EmsFl, Method, MethodSettings
+from emsfl.results import (
+    Assignment,
+    CurvePoint,
+    EventLog,
+    RunFolder,
+    SeedRecord,
+    read_checkpoint,
+    write_checkpoint,
+)
+from emsfl.simulate.checkpoint import pack, unpack
+from emsfl.simulate.executor import Executor
+from emsfl.simulate.judge import Judge, evaluation_times
+from emsfl.simulate.simulate import Scenario, Simulation
+
+Progress = Callable[[str, Simulation], None]
+"""Told the arm's title and its state after every event."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmResult:
+    """What one training run is reported as."""
+
+    records: dict[str, SeedRecord]
+    """By method name: the trained method, and those that differ in evaluation only."""
+    assignment: Assignment | None
+
+
+_RESULT = TypeAdapter(ArmResult)
+
+
+def arms_of(methods: Sequence[str]) -> dict[str, dict[str, bool]]:
+    """Return, per training run that `methods` need, the names it is judged under.
+
+    Each name maps to whether its domain gate is on.
+    """
+    arms: dict[str, dict[str, bool]] = {}
+    for name in methods:
+        entry = METHODS[name]
+        arms.setdefault(entry.training_of or name, {})[name] = entry.gated
+    return arms
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A training run that is to be simulated."""
+
+    trained: str
+    """The method whose training is run."""
+    names: Mapping[str, bool]
+    """As from `arms_of`."""
+    scenario: Scenario
+    settings: MethodSettings
+
+    @property
+    def title(self) -> str:
+        """Names the arm's files."""
+        return f"{self.trained}-seed{self.scenario.federation.seed}"
+
+    def run(
+        self, folder: RunFolder, log: EventLog, executor: Executor, progress: Progress
+    ) -> ArmResult:
+        """Simulate, or go on from the last checkpoint, or read what an earlier call found.
+
+        The event log is cut back to where this arm's checkpoint, or the arm itself, begins.
+        """
+        done = folder.checkpoints_path / f"{self.title}.json"
+        if done.exists():
+            return _RESULT.validate_json(done.read_bytes())
+        simulation = self._simulation(log, executor)
+        saved = folder.checkpoints_path / f"{self.title}.safetensors"
+        if saved.exists():
+            arrays, meta = read_checkpoint(saved)
+            log.truncate(meta["events_end"])
+            simulation.restore(unpack(arrays, meta["state"]))
+        else:
+            _save(simulation, saved, log)
+        interval_s = self.scenario.config.checkpoint_interval_s
+        next_save = time.monotonic() + interval_s
+        while not simulation.finished:
+            simulation.step()
+            progress(self.title, simulation)
+            if time.monotonic() >= next_save:
+                _save(simulation, saved, log)
+                next_save = time.monotonic() + interval_s
+        result = _result(simulation, executor)
+        write_json(done, _RESULT.dump_python(result, mode="json"))
+        saved.unlink()
+        return result
+
+    def _simulation(self, log: EventLog, executor: Executor) -> Simulation:
+        scenario, config = self.scenario, self.scenario.config
+        entry = METHODS[self.trained]
+        method = entry.build(scenario.federation, scenario.training, self.settings)
+        samples = scenario.data.test if config.judged_on == "test" else scenario.data.validation
+        times_s = evaluation_times(scenario.plan.duration_s, config.evaluation_points)
+        judge = Judge(self.names, scenario.model, samples, times_s)
+        heading = {"method": self.trained, "seed": scenario.federation.seed}
+        return Simulation(
+            scenario, method, judge, executor, lambda event: log.append({**heading, **event})
+        )
+
+
+def _save(simulation: Simulation, path: Path, log: EventLog) -> None:
+    arrays, state = pack(simulation.save())
+    write_checkpoint(path, arrays, {"events_end": log.offset(), "state": state})
+
+
+def _result(simulation: Simulation, executor: Executor) -> ArmResult:
+    judge, ledger = simulation.judge, simulation.ledger
+    submodels = judge.submodel_accuracy(simulation.method, simulation.scenario.data, executor)
+    records = {
+        name: SeedRecord(
+            curve=[
+                CurvePoint(
+                    time_s=point.time_s,
+                    accuracy=judge.accuracy(name, index),
+                    uploaded_bytes=point.uploaded_bytes,
+                )
+                for index, point in enumerate(judge.curves[name])
+            ],
+            accuracy_by_domain=judge.accuracy_by_domain(name),
+            submodel_accuracy=submodels,
+            uploaded_bytes=ledger.uploaded_bytes,
+            downloaded_bytes=ledger.downloaded_bytes,
+            update_bytes=ledger.update_bytes,
+            num_refused=ledger.num_refused,
+            device_flops=ledger.device_flops,
+            energy_J=ledger.energy_J,
+            peak_trainable_parameters=ledger.peak_trainable_parameters,
+        )
+        for name in judge.names
+    }
+    return ArmResult(records=records, assignment=_assignment(simulation.method))
+
+
+def _assignment(method: Method) -> Assignment | None:
+    if not isinstance(method, EmsFl) or method.assignment is None:
+        return None
+    clusters = method.federation.clusters
+    return Assignment(
+        clusters=list(clusters),
+        owner=[
+            [clusters[index] if index >= 0 else None for index in layer]
+            for layer in method.assignment.owner.tolist()
+        ],
+        mass_kept={
+            cluster: [float(mass) for mass in kept]
+            for cluster, kept in zip(clusters, method.assignment.mass_kept, strict=True)
+        },
+    )

@@ -1,0 +1,47 @@
+"""What training costs a device: operations, time and energy.
+
+A step's operations are those of its matrix products: forward once, once more for the gradients of
+activations, and once more for those parameters whose gradients are needed. Norms, activations,
+routing bookkeeping and the optimiser are left out.
+"""
+
+from __future__ import annotations
+
+from emsfl.methods import Work
+from emsfl.moe import ModelSpec, experts_per_layer
+from emsfl.simulate.config import SimulateConfig
+
+
+class CostModel:
+    """Operations and times for one model on the scenario's devices."""
+
+    def __init__(self, config: SimulateConfig, model: ModelSpec) -> None:
+        """Read speeds from `config` and sizes from `model`."""
+        self.config = config
+        self.num_experts = model.config.num_experts
+        self._full_forward = model.forward_flops()
+
+    def step_flops(self, work: Work) -> float:
+        """Return floating-point operations of one optimiser step of one device."""
+        parts = self._forward(work)
+        trained = (
+            ("shared", work.settings.train_shared),
+            ("router", work.settings.train_routers),
+            ("experts", work.settings.train_experts),
+        )
+        weight_gradients = sum(parts[name] for name, trains in trained if trains)
+        return work.settings.batch_size * (2 * sum(parts.values()) + weight_gradients)
+
+    def forward_flops(self, work: Work, num_samples: int) -> float:
+        """Return floating-point operations of one forward pass over `num_samples` samples."""
+        return num_samples * sum(self._forward(work).values())
+
+    def seconds(self, site: str, flops: float) -> float:
+        """Return how long a device at `site` computes on `flops` operations."""
+        speed = self.config.device_flops_per_s
+        return flops / (speed[site] if isinstance(speed, dict) else speed)
+
+    def _forward(self, work: Work) -> dict[str, float]:
+        parts = dict(self._full_forward)
+        parts["router"] *= experts_per_layer(work.owned) / self.num_experts
+        return parts

@@ -1,0 +1,142 @@
+"""Evaluate the merged model on a grid of virtual times, and every sub-model at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from emsfl.data import FederatedData, Samples
+from emsfl.methods import MergedModel, Method
+from emsfl.moe import ModelSpec, experts_per_layer
+from emsfl.simulate.executor import Executor, Pending
+from emsfl.simulate.ledger import Ledger
+from emsfl.training import EvaluateTask, evaluate
+
+
+@dataclass
+class _Point:
+    time_s: float
+    uploaded_bytes: int
+    correct: Pending | dict[str, int]
+
+
+class Judge:
+    """Keeps one curve per name under which the method's training is reported."""
+
+    def __init__(
+        self,
+        names: Mapping[str, bool],
+        model: ModelSpec,
+        samples: Mapping[str, Samples],
+        times_s: Sequence[float],
+    ) -> None:
+        """Judge the method under each of `names` (name -> whether its domain gate is on).
+
+        Args:
+            names: what to report.
+            model: how to build the model.
+            samples: per domain.
+            times_s: the grid, ascending; the last one is the end.
+        """
+        self.names = dict(names)
+        self.model = model
+        self.samples = dict(samples)
+        self.times_s = list(times_s)
+        self.curves: dict[str, list[_Point]] = {name: [] for name in names}
+        self._judged: tuple[int, int] | None = None
+
+    def evaluate(self, time_s: float, method: Method, ledger: Ledger, executor: Executor) -> None:
+        """Add a point to every curve; a model that has not changed is not evaluated again."""
+        seen = (method.version, len(ledger.update_bytes))
+        merged = None if seen == self._judged else method.merged()
+        self._judged = seen
+        for name, gated in self.names.items():
+            curve = self.curves[name]
+            if merged is None:
+                correct = curve[-1].correct
+            else:
+                shown = merged if gated else MergedModel(state=merged.state)
+                correct = executor.submit(evaluate, self._task(shown))
+            curve.append(_Point(time_s, ledger.uploaded_bytes, correct))
+
+    def accuracy_by_domain(self, name: str, index: int = -1) -> dict[str, float]:
+        """Return the accuracy per domain at one point of the curve."""
+        correct = _resolve(self.curves[name][index])
+        return {d: correct[d] / len(self.samples[d]) for d in self.samples}
+
+    def accuracy(self, name: str, index: int = -1) -> float:
+        """Return the accuracy on the union of all domains at one point of the curve."""
+        correct = _resolve(self.curves[name][index])
+        return sum(correct.values()) / sum(len(s) for s in self.samples.values())
+
+    def latest_accuracy(self) -> float | None:
+        """Return the newest accuracy that is known without waiting, under the first name."""
+        name = next(iter(self.names))
+        for index in range(len(self.curves[name]) - 1, -1, -1):
+            correct = self.curves[name][index].correct
+            if isinstance(correct, dict) or correct.done():
+                return self.accuracy(name, index)
+        return None
+
+    def submodel_accuracy(
+        self, method: Method, data: FederatedData, executor: Executor
+    ) -> dict[str, float]:
+        """Return every cluster's own model's accuracy on its own domain."""
+        pending = {}
+        for cluster, domain in data.domain_of.items():
+            state, owned = method.submodel(cluster)
+            task = EvaluateTask(
+                model=self.model,
+                num_experts=experts_per_layer(owned),
+                state=state,
+                gate=None,
+                samples={domain: self.samples[domain]},
+            )
+            pending[cluster] = executor.submit(evaluate, task)
+        return {
+            cluster: result.result()[data.domain_of[cluster]]
+            / len(self.samples[data.domain_of[cluster]])
+            for cluster, result in pending.items()
+        }
+
+    def save(self) -> dict[str, Any]:
+        """Return all curves, as numbers."""
+        return {
+            "judged": None if self._judged is None else list(self._judged),
+            "curves": {
+                name: [[p.time_s, p.uploaded_bytes, _resolve(p)] for p in curve]
+                for name, curve in self.curves.items()
+            },
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go back to what `save` returned."""
+        self._judged = None if saved["judged"] is None else tuple(saved["judged"])
+        self.curves = {
+            name: [_Point(*point) for point in curve] for name, curve in saved["curves"].items()
+        }
+
+    def _task(self, merged: MergedModel) -> EvaluateTask:
+        return EvaluateTask(
+            model=self.model,
+            num_experts=self.model.config.num_experts,
+            state=merged.state,
+            gate=merged.gate,
+            samples=self.samples,
+        )
+
+
+def evaluation_times(duration_s: float, num_points: int) -> list[float]:
+    """Return 0 and the ends of `num_points` equal intervals."""
+    return [float(t) for t in np.linspace(0.0, duration_s, num_points + 1)]
+
+
+def _resolve(point: _Point) -> dict[str, int]:
+    if isinstance(point.correct, dict):
+        return point.correct
+    correct: dict[str, int] = point.correct.result()
+    point.correct = correct
+    return correct

@@ -1,0 +1,52 @@
+"""What a run has cost so far: bytes, operations, energy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from emsfl.simulate.config import SimulateConfig
+
+
+@dataclass
+class Ledger:
+    """Sums over all clusters and devices."""
+
+    config: SimulateConfig
+    uploaded_bytes: int = 0
+    """That have arrived."""
+    downloaded_bytes: int = 0
+    device_flops: float = 0.0
+    energy_J: float = 0.0
+    num_refused: int = 0
+    peak_trainable_parameters: int = 0
+    update_bytes: list[int] = field(default_factory=list)
+    """Of each accepted update."""
+
+    def computed(self, flops: float, device_seconds: float) -> None:
+        """Charge devices that together computed for `device_seconds`."""
+        self.device_flops += flops
+        self.energy_J += device_seconds * self.config.compute_power_W
+
+    def uploaded(self, size_bytes: int, seconds: float) -> None:
+        """Charge a terminal that took `seconds` from the first bit sent to the last."""
+        self.uploaded_bytes += size_bytes
+        self.energy_J += seconds * self.config.transmit_power_W
+
+    def downloaded(self, size_bytes: int, seconds: float) -> None:
+        """Charge a terminal that took `seconds` from the first bit received to the last."""
+        self.downloaded_bytes += size_bytes
+        self.energy_J += seconds * self.config.receive_power_W
+
+    def note_trainable(self, num_parameters: int) -> None:
+        """Keep the largest number of parameters that one device trains at once."""
+        self.peak_trainable_parameters = max(self.peak_trainable_parameters, num_parameters)
+
+    def save(self) -> dict[str, Any]:
+        """Return all sums."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "config"}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go back to what `save` returned."""
+        for name, value in saved.items():
+            setattr(self, name, value)

@@ -1,0 +1,71 @@
+"""From rooms' configs and a seed to a scenario: data, pre-trained model, scores, devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from emsfl.data import DataConfig, load_data
+from emsfl.methods import Cluster, Device, Federation, sum_statistics
+from emsfl.moe import ModelConfig, ModelSpec
+from emsfl.orbit import ContactPlan
+from emsfl.simulate.config import SimulateConfig
+from emsfl.simulate.executor import Executor
+from emsfl.simulate.simulate import Scenario
+from emsfl.simulate.site import bootstrap
+from emsfl.training import TrainingConfig, pretrain
+
+
+def prepare(
+    *,
+    plan: ContactPlan,
+    server_delay_s: float,
+    data_config: DataConfig,
+    model_config: ModelConfig,
+    training: TrainingConfig,
+    config: SimulateConfig,
+    seed: int,
+    executor: Executor,
+    cache_dir: Path,
+) -> Scenario:
+    """Return everything that all methods share on one seed.
+
+    With `bootstrap: preinstalled` every device has scored the pre-trained model before the epoch.
+    """
+    clusters = plan.sites
+    data = load_data(data_config, clusters, seed)
+    model = ModelSpec(model_config, data.num_classes)
+    pretrained = pretrain(model, data.public, seed, cache_dir)
+    counts = {name: sum(len(shard) for shard in data.shards[name]) for name in clusters}
+    total = sum(counts.values())
+    devices, scores, statistics = {}, {}, {}
+    for name in clusters:
+        shards = data.shards[name]
+        weights = [len(shard) / counts[name] for shard in shards]
+        cluster = Cluster(name, weights, [Device(state=pretrained) for _ in shards])
+        if config.bootstrap == "preinstalled":
+            scores[name] = bootstrap(
+                cluster, shards, executor, model, training.score_kind, training.score_samples
+            )
+            statistics[name] = sum_statistics([device.statistics for device in cluster.devices])
+        devices[name] = cluster.devices
+    preinstalled = config.bootstrap == "preinstalled"
+    federation = Federation(
+        clusters=tuple(clusters),
+        weights={name: counts[name] / total for name in clusters},
+        pretrained=pretrained,
+        layout=model.layout(),
+        top_k=model_config.top_k,
+        seed=seed,
+        scores=scores if preinstalled else None,
+        statistics=statistics if preinstalled else None,
+    )
+    return Scenario(
+        plan=plan,
+        server_delay_s=server_delay_s,
+        data=data,
+        model=model,
+        federation=federation,
+        training=training,
+        config=config,
+        devices=devices,
+    )

@@ -1,0 +1,35 @@
+"""The `training` section of a configuration, and what a method adds to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from emsfl.config import ConfigModel
+from emsfl.moe import ScoreKind
+
+
+class TrainingConfig(ConfigModel):
+    """Local training as every method does it."""
+
+    batch_size: int = Field(default=32, ge=1, le=65536)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    score_kind: ScoreKind = ScoreKind.MEAN_GATE
+    """How the fit of an expert to local data is scored."""
+    score_samples: int = Field(default=512, ge=1)
+    """Samples per device that scoring looks at, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSettings:
+    """How the devices of one cluster train."""
+
+    batch_size: int
+    momentum: float
+    learning_rate: float
+    shared_lr_factor: float = 1.0
+    """Step size of shared parameters, as a multiple of `learning_rate`."""
+    train_experts: bool = True
+    train_shared: bool = True
+    train_routers: bool = True

@@ -1,0 +1,183 @@
+"""Local training as a pure function of tensors, samples, seed and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from emsfl.data import Samples
+from emsfl.moe import DomainStatistics, ModelSpec, MoELayout, State, recording_features
+from emsfl.training.config import LocalSettings
+from emsfl.training.sgd import ExpertSGD
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTask:
+    """One device's training between two synchronisations."""
+
+    model: ModelSpec
+    num_experts: int
+    """Experts per layer of the model that is trained."""
+    state: State
+    momentum: State
+    """Velocity per trained parameter, by name; empty at the start."""
+    shard: Samples
+    seed: tuple[int, ...]
+    """Seeds the order of batches; the same for all tasks of one device."""
+    first_step: int
+    """How many steps this device has trained before: where to go on in the order of batches."""
+    num_steps: int
+    settings: LocalSettings
+    statistics: DomainStatistics | None = None
+    """What the device knows of its domain; None: it is not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a device holds after a task."""
+
+    state: State
+    momentum: State
+    statistics: DomainStatistics | None
+    """Renewed from the features of the training batches, at no extra forward pass: one epoch's
+    worth of samples, the latest first."""
+    mean_loss: float
+    """Mean training loss over the steps (NaN without steps)."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run the body on one intra-op thread, so that sums do not depend on the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def train_locally(task: TrainTask) -> TrainResult:
+    """Train for `task.num_steps` steps; the same task gives the same bits, in any process.
+
+    The tensors of `task` are not modified.
+    """
+    with one_thread():
+        state = {name: tensor.clone() for name, tensor in task.state.items()}
+        model = task.model.build(state, task.num_experts)
+        layout = task.model.layout()
+        trained = choose_parameters(model, layout, task.settings)
+        optimizers = _optimizers(model, layout, task)
+        inputs = torch.from_numpy(task.shard.inputs)
+        labels = torch.from_numpy(task.shard.labels)
+        batches = batch_order(
+            len(task.shard), task.settings.batch_size, task.seed, task.first_step, task.num_steps
+        )
+        losses = []
+        measuring = (
+            recording_features(model, layout)
+            if task.statistics is not None
+            else nullcontext(list[Tensor]())
+        )
+        with measuring as features:
+            for batch in torch.from_numpy(batches):
+                loss = functional.cross_entropy(model(inputs[batch]), labels[batch])
+                for optimizer in optimizers:
+                    optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                for optimizer in optimizers:
+                    optimizer.step()
+                losses.append(loss.detach())
+        velocities = {p: s for o in optimizers for p, s in o.state.items()}
+        return TrainResult(
+            state={name: tensor.detach() for name, tensor in model.state_dict().items()},
+            momentum={
+                name: velocities[p]["momentum_buffer"]
+                for name, p in trained.items()
+                if p in velocities
+            },
+            statistics=_renewed(task, features),
+            mean_loss=float(torch.stack(losses).mean()) if losses else float("nan"),
+        )
+
+
+def choose_parameters(
+    model: nn.Module, layout: MoELayout, settings: LocalSettings
+) -> dict[str, nn.Parameter]:
+    """Return the parameters that `settings` train, by name, and freeze the others in `model`."""
+    trained = {}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_trained(name, layout, settings))
+        if parameter.requires_grad:
+            trained[name] = parameter
+    return trained
+
+
+def is_trained(name: str, layout: MoELayout, settings: LocalSettings) -> bool:
+    """Tell whether `settings` train the parameter called `name`."""
+    if name in layout.expert_names:
+        return settings.train_experts
+    if name in layout.router_names:
+        return settings.train_routers
+    return settings.train_shared
+
+
+def batch_order(
+    num_samples: int, batch_size: int, seed: tuple[int, ...], first_step: int, num_steps: int
+) -> NDArray[np.int64]:
+    """Return the sample indices [num_steps, batch_size] of steps first_step, first_step + 1, ...
+
+    Batches run through one endless stream of shuffled epochs, so a device that is interrupted
+    sees the same batches as one that is not.
+    """
+    begin, end = first_step * batch_size, (first_step + num_steps) * batch_size
+    first_epoch, last_epoch = begin // num_samples, max(begin, end - 1) // num_samples
+    stream = np.concatenate(
+        [
+            np.random.default_rng([*seed, epoch]).permutation(num_samples)
+            for epoch in range(first_epoch, last_epoch + 1)
+        ]
+    )
+    offset = first_epoch * num_samples
+    return stream[begin - offset : end - offset].reshape(num_steps, batch_size)
+
+
+def _renewed(task: TrainTask, features: list[Tensor]) -> DomainStatistics | None:
+    """Return the device's statistics: new features first, old ones for the rest of an epoch."""
+    if task.statistics is None or not features:
+        return task.statistics
+    steps_per_epoch = -(-len(task.shard) // task.settings.batch_size)
+    new = DomainStatistics.of(torch.cat(features[-steps_per_epoch:]))
+    remaining = max(0.0, 1.0 - new.count / len(task.shard))
+    return new + task.statistics.scaled(remaining) if remaining else new
+
+
+def _optimizers(
+    model: nn.Module, layout: MoELayout, task: TrainTask
+) -> list[torch.optim.Optimizer]:
+    """Return the optimisers, with the momentum that the device has kept."""
+    s = task.settings
+    groups: dict[str, list[Tensor]] = {"experts": [], "shared": []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups["experts" if name in layout.expert_names else "shared"].append(parameter)
+    optimizers: list[torch.optim.Optimizer] = []
+    if groups["experts"]:
+        optimizers.append(ExpertSGD(groups["experts"], s.learning_rate, s.momentum))
+    if groups["shared"]:
+        rate = s.learning_rate * s.shared_lr_factor
+        optimizers.append(torch.optim.SGD(groups["shared"], rate, s.momentum))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                velocity = task.momentum.get(names[parameter])
+                if velocity is not None:
+                    optimizer.state[parameter]["momentum_buffer"] = velocity.clone()
+    return optimizers

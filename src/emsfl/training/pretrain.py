@@ -1,0 +1,60 @@
+"""Pre-train a built-in model on the public split, once: the result is cached by content."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from emsfl.data import Samples
+from emsfl.files import atomic_path, sha256_of
+from emsfl.moe import ModelSpec, State, scoring_probabilities
+from emsfl.training.local import batch_order, one_thread
+
+
+def pretrain(model: ModelSpec, public: Samples, seed: int, cache_dir: Path) -> State:
+    """Return the pre-trained state of the full model, from `cache_dir` where it is there."""
+    key = sha256_of(
+        model.config.model_dump(mode="json"),
+        model.num_classes,
+        public.inputs,
+        public.labels,
+        [seed, torch.__version__, platform.machine()],
+    )
+    path = cache_dir / f"pretrained-{key[:32]}.safetensors"
+    if not path.exists():
+        with one_thread():
+            state = _train(model, public, seed)
+        with atomic_path(path) as temporary:
+            save_file(state, temporary)
+    return load_file(path)
+
+
+def _train(spec: ModelSpec, public: Samples, seed: int) -> State:
+    settings = spec.config.pretrain
+    generator = torch.Generator().manual_seed(seed)
+    model = spec.build(spec.initial_state(generator))
+    layout = spec.layout()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    inputs, labels = torch.from_numpy(public.inputs), torch.from_numpy(public.labels)
+    batches = batch_order(len(public), settings.batch_size, (seed, 2), 0, settings.num_steps)
+    for batch in torch.from_numpy(batches):
+        with scoring_probabilities(model, layout) as probabilities:
+            loss = functional.cross_entropy(model(inputs[batch]), labels[batch])
+        loss = loss + settings.load_balancing * _imbalance(probabilities)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+def _imbalance(probabilities: list[Tensor]) -> Tensor:
+    """Return the sum over layers of E * sum_e (mean probability of e)^2: L when balanced."""
+    terms = [p.shape[-1] * p.mean(0).square().sum() for p in probabilities]
+    return torch.stack(terms).sum()
