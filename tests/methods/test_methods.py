@@ -233,6 +233,7 @@ def test_rebase_keeps_each_devices_progress(ems, cluster, federation):
         torch.testing.assert_close(tensor, torch.full_like(tensor, 2.0), atol=1e-6, rtol=0)
     ems.receive(update)
     cluster.devices[0].state = shifted(cluster.devices[0].state, 0.25)
+    cluster.devices[0].num_steps += 1
     cluster.take_over(ems.hand_out("north"), federation)
     # Experts: the average (+2) plus device 0's own progress since (+0.25).
     # Shared: the server's (0.75 * 2 = +1.5) plus the same.
@@ -242,3 +243,6 @@ def test_rebase_keeps_each_devices_progress(ems, cluster, federation):
             torch.testing.assert_close(tensor, torch.full_like(tensor, 2.25), atol=1e-6, rtol=0)
         elif layout.is_shared(name):
             torch.testing.assert_close(tensor, torch.full_like(tensor, 1.75), atol=1e-6, rtol=0)
+    # Device 1 has not trained since its snapshot: it takes what it receives, bit for bit.
+    received = cluster.devices[1].state
+    assert all(received[n] is cluster.received[n] for n in received if layout.is_shared(n))

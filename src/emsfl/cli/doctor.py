@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 EXTRAS = {
     "data": "the images of the demo",
+    "hf": "Hugging Face models and data files",
+    "plot": "contact maps and timelines as images",
+    "rain": "rain attenuation of links",
     "dev": "tests, linters, type checker",
 }
 """What each optional extra of the package gives."""

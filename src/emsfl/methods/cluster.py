@@ -40,6 +40,8 @@ class Cluster:
     """Shared parameters as last received: what deltas count from."""
     snapshots: list[State] = field(default_factory=list)
     """Each device's state at the last snapshot."""
+    snapshot_steps: list[int] = field(default_factory=list)
+    """Steps that each device had trained by then."""
     average: State = field(default_factory=dict)
     """Weighted average of the snapshots."""
 
@@ -53,6 +55,7 @@ class Cluster:
     def take_snapshot(self) -> None:
         """Remember every device's state and form their average."""
         self.snapshots = [device.state for device in self.devices]
+        self.snapshot_steps = [device.num_steps for device in self.devices]
         self.average = weighted_mean(self.snapshots, self.device_weights)
 
     def build_update(self, federation: Federation, scores: Tensor | None = None) -> Update:
@@ -97,12 +100,17 @@ class Cluster:
                 device.state, device.momentum = start, {}
         else:
             start = {**self.average, **work.payload}
-            for device, snapshot in zip(self.devices, self.snapshots, strict=True):
-                progress = difference(device.state, snapshot)
-                device.state = add_scaled(start, progress, 1.0)
+            for device, snapshot, steps in zip(
+                self.devices, self.snapshots, self.snapshot_steps, strict=True
+            ):
+                if device.num_steps == steps:
+                    device.state = start
+                else:
+                    progress = difference(device.state, snapshot)
+                    device.state = add_scaled(start, progress, 1.0)
         self.received = {name: start[name] for name in start if layout.is_shared(name)}
         self.work = work
-        self.snapshots, self.average = [], {}
+        self.snapshots, self.snapshot_steps, self.average = [], [], {}
 
 
 def sum_statistics(parts: Sequence[DomainStatistics | None]) -> DomainStatistics:

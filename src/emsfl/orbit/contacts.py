@@ -8,6 +8,7 @@ growing) moves edges by far more than the search does.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emsfl.errors import DataError
-from emsfl.orbit.ephemeris import Floats, earth_fixed, faults, nodes_s, step_for
+from emsfl.orbit.ephemeris import Floats, checked_positions, nodes_s, step_for
 from emsfl.orbit.satellite import Satellite
-from emsfl.orbit.search import HERMITE, search_sites
+from emsfl.orbit.search import LAGRANGE, search_sites
 from emsfl.orbit.sites import Site, SiteVectors, site_vectors
 
 Integers = NDArray[np.int32]
@@ -95,22 +96,22 @@ def find_windows(
     found: list[tuple[int, Floats]] = []
     bad: list[str] = []
 
-    # SGP4 holds the interpreter's lock and the search does not: one thread each, in step.
-    with ThreadPoolExecutor(max_workers=1) as searcher:
+    # SGP4 holds the interpreter's lock and the search does not: they run side by side.
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(max_workers=workers) as searcher:
         pending: list[tuple[list[int], Future[list[Floats]]]] = []
         for step_s, members in _batches(satellites, duration_s):
-            position, velocity, errors = earth_fixed(
+            position, wrong = checked_positions(
                 [satellites[i].satrec for i in members], epoch, nodes_s(step_s, duration_s)
             )
-            wrong = faults(position, velocity, errors, step_s)
             bad += [f"{satellites[i].name} ({w})" for i, w in zip(members, wrong, strict=True) if w]
             rows = [row for row in range(len(members)) if not wrong[row]]
             lowest = [_lowest_km(satellites[members[row]], position[row]) for row in rows]
             task = searcher.submit(
-                _search, position, velocity, step_s, duration_s, rows, lowest, vectors, sin_mask
+                _search, position, step_s, duration_s, rows, lowest, vectors, sin_mask
             )
             pending.append(([members[row] for row in rows], task))
-            while len(pending) > 2 or (pending and pending[0][1].done()):
+            while len(pending) > 2 * workers or (pending and pending[0][1].done()):
                 done, task = pending.pop(0)
                 found += zip(done, task.result(), strict=True)
         for done, task in pending:
@@ -134,7 +135,6 @@ def _batches(
 
 def _search(
     position: Floats,
-    velocity: Floats,
     step_s: float,
     duration_s: float,
     rows: Sequence[int],
@@ -145,14 +145,13 @@ def _search(
     return [
         search_sites(
             position[row],
-            velocity[row],
             step_s,
             duration_s,
             lowest,
             vectors.position_km,
             vectors.up,
             sin_mask,
-            HERMITE,
+            LAGRANGE,
         )
         for row, lowest in zip(rows, lowest_km, strict=True)
     ]

@@ -49,7 +49,7 @@ def to_czml(plan: ContactPlan, satellites: Sequence[Satellite], sites: Sequence[
     for satellite in satellites:
         if satellite.name not in used:
             continue
-        position, _, _ = earth_fixed([satellite.satrec], plan.epoch_utc, times_s)
+        position = earth_fixed([satellite.satrec], plan.epoch_utc, times_s)
         samples = np.column_stack([times_s, (position[0] * 1000).round(1)])
         packets.append(
             {

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from emsfl.errors import DataError
 from emsfl.orbit.contacts import warn_if_stale
-from emsfl.orbit.ephemeris import Floats, earth_fixed, faults, nodes_s, step_for
+from emsfl.orbit.ephemeris import Floats, checked_positions, earth_fixed, nodes_s, step_for
 from emsfl.orbit.satellite import Satellite
-from emsfl.orbit.search import HERMITE
+from emsfl.orbit.search import LAGRANGE, interpolate
 from emsfl.orbit.search_pairs import search_pair
 from emsfl.orbit.sites import WGS84_EQUATORIAL_RADIUS_KM
 
@@ -59,10 +59,9 @@ def find_inter_satellite_windows(
     """
     warn_if_stale(satellites, epoch, duration_s)
     step_s = min(step_for(satellite.satrec) for satellite in satellites)
-    position, velocity, errors = earth_fixed(
+    position, wrong = checked_positions(
         [satellite.satrec for satellite in satellites], epoch, nodes_s(step_s, duration_s)
     )
-    wrong = faults(position, velocity, errors, step_s)
     for index in sorted({index for pair in pairs for index in pair}):
         if wrong[index]:
             raise DataError(
@@ -70,10 +69,8 @@ def find_inter_satellite_windows(
                 "leave it out or use newer elements"
             )
     limits = np.array([max_range_km, WGS84_EQUATORIAL_RADIUS_KM + limb_altitude_km])
-    found = [
-        search_pair(position[list(pair)], velocity[list(pair)], step_s, duration_s, limits, HERMITE)
-        for pair in pairs
-    ]
+    pieces = [interpolate(places, LAGRANGE) for places in position]
+    found = [search_pair(pieces[i], pieces[j], step_s, duration_s, limits) for i, j in pairs]
     lengths = [len(rows) for rows in found]
     numbers = np.array(pairs, dtype=np.int32).reshape(-1, 2)
     edges = np.concatenate([np.empty((0, 2)), *found])
@@ -87,6 +84,6 @@ def find_inter_satellite_windows(
 
 def range_between(first: Satellite, second: Satellite, epoch: datetime, times_s: Floats) -> Floats:
     """Return the distance of two satellites in km at `times_s`, (T,), seconds from `epoch`."""
-    position, _, _ = earth_fixed([first.satrec, second.satrec], epoch, times_s)
+    position = earth_fixed([first.satrec, second.satrec], epoch, times_s)
     distance: Floats = np.linalg.norm(position[0] - position[1], axis=1)
     return distance

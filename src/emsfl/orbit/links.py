@@ -51,7 +51,7 @@ class Profile:
 def look(satellite: Satellite, site: Site, epoch: datetime, times_s: Floats) -> Look:
     """Return elevation and range from SGP4 itself at `times_s`, (T,), seconds from `epoch`."""
     vectors = site_vectors([site])
-    position, _, _ = earth_fixed([satellite.satrec], epoch, times_s)
+    position = earth_fixed([satellite.satrec], epoch, times_s)
     ray = position[0] - vectors.position_km[0]
     range_km = np.linalg.norm(ray, axis=1)
     return Look(np.degrees(np.arcsin(ray @ vectors.up[0] / range_km)), range_km)

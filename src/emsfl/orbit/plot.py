@@ -111,7 +111,7 @@ def _coastlines() -> list[Floats]:
 
 def _track(satellite: Satellite, epoch: datetime, times_s: Floats) -> tuple[Floats, Floats]:
     """Return longitude and geocentric latitude below the satellite, broken at the date line."""
-    position, _, _ = earth_fixed([satellite.satrec], epoch, times_s)
+    position = earth_fixed([satellite.satrec], epoch, times_s)
     x, y, z = position[0].T
     longitude = np.degrees(np.arctan2(y, x))
     latitude = np.degrees(np.arctan2(z, np.hypot(x, y)))

@@ -28,41 +28,39 @@ EXTREMUM_TOLERANCE_S = 1e-4
 EARTH_RATE_RAD_S = 7.292115e-5
 
 
-def _hermite_matrix() -> Floats:
-    """Return the (8, 8) matrix from (values, slopes) at x = -1, 0, 1, 2 to powers of x."""
-    x = np.array([-1.0, 0.0, 1.0, 2.0])[:, None]
-    powers = np.arange(8)
-    values = x**powers
-    slopes = np.where(powers > 0, powers * x ** np.maximum(powers - 1, 0), 0.0)
-    return np.linalg.inv(np.vstack([values, slopes]))
+NODES = 10
+"""Nodes through which each polynomial passes, half of them on either side."""
 
 
-HERMITE = _hermite_matrix()
+def _lagrange_matrix() -> Floats:
+    """Return the (10, 10) matrix from values at x = -4, ..., 5 to the powers of x."""
+    x = np.arange(NODES) - (NODES // 2 - 1.0)
+    return np.linalg.inv(x[:, None] ** np.arange(NODES))
+
+
+LAGRANGE = _lagrange_matrix()
 
 
 @njit(cache=True, nogil=True)
-def interpolate(position: Floats, velocity: Floats, step_s: float, hermite: Floats) -> Floats:
+def interpolate(position: Floats, lagrange: Floats) -> Floats:
     """Return the polynomials between the nodes of one satellite.
 
     Args:
-        position: (K + 3, 3) km at the nodes, one node before the first interval and one behind
+        position: (K + 9, 3) km at the nodes, four nodes before the first interval and four behind
             the last included.
-        velocity: (K + 3, 3) km/s.
-        step_s: distance of the nodes.
-        hermite: `HERMITE`.
+        lagrange: `LAGRANGE`.
 
     Returns:
-        (K, 3, 8): the powers of x = t / step_s - k for each coordinate in interval k.
+        (K, 3, 10): the powers of x, from 0 to 1 in interval k, of each coordinate.
     """
-    count = position.shape[0] - 3
-    out = np.empty((count, 3, 8))
+    count = position.shape[0] - NODES + 1
+    out = np.empty((count, 3, NODES))
     for k in range(count):
         for axis in range(3):
-            for power in range(8):
+            for power in range(NODES):
                 total = 0.0
-                for node in range(4):
-                    total += hermite[power, node] * position[k + node, axis]
-                    total += hermite[power, 4 + node] * velocity[k + node, axis] * step_s
+                for node in range(NODES):
+                    total += lagrange[power, node] * position[k + node, axis]
                 out[k, axis, power] = total
     return out
 
@@ -77,9 +75,9 @@ def _look(
     square = 0.0
     product = 0.0
     for axis in range(3):
-        value = piece[axis, 7]
+        value = piece[axis, NODES - 1]
         slope = 0.0
-        for power in range(6, -1, -1):
+        for power in range(NODES - 2, -1, -1):
             slope = slope * x + value
             value = value * x + piece[axis, power]
         value -= site[axis]
@@ -140,22 +138,33 @@ def _edge(
 def _extremum(
     piece: Floats,
     step_s: float,
-    low: float,
     high: float,
     sign: float,
+    slack: float,
     site: Floats,
     up: Floats,
     sin_mask: float,
 ) -> tuple[float, bool]:
-    """Search the maximum (sign 1) or minimum (sign -1) of f between rates of opposite signs.
+    """Search in [0, high] the maximum (sign 1) or minimum (sign -1) of f that lies inside.
+
+    A maximum is given up as soon as the tangents at both ends of its bracket, with `slack` km for
+    a bracket of one step, show that it lies below 0.
 
     Returns:
         x, and whether sign * f is positive there; the search ends at the first such x.
     """
-    low_rate = sign * _clearance(piece, step_s, low, site, up, sin_mask)[1]
-    high_rate = sign * _clearance(piece, step_s, high, site, up, sin_mask)[1]
+    low = 0.0
+    low_value, low_rate = _clearance(piece, step_s, low, site, up, sin_mask)
+    high_value, high_rate = _clearance(piece, step_s, high, site, up, sin_mask)
+    low_rate *= sign * step_s
+    high_rate *= sign * step_s
     x = low
     for turn in range(60):
+        if sign > 0.0:
+            drop = high_value - high_rate * (high - low) - low_value
+            top = low_value + low_rate * drop / (low_rate - high_rate)
+            if top + slack * (high - low) ** 2 < 0.0:
+                return x, False
         # False position, and a bisection every third time so that the bracket always shrinks.
         x = low + (high - low) * low_rate / (low_rate - high_rate)
         if turn % 3 == 2 or not low < x < high:
@@ -163,10 +172,11 @@ def _extremum(
         value, rate = _clearance(piece, step_s, x, site, up, sin_mask)
         if sign * value > 0.0:
             return x, True
-        if sign * rate > 0.0:
-            low, low_rate = x, sign * rate
+        rate *= sign * step_s
+        if rate > 0.0:
+            low, low_value, low_rate = x, value, rate
         else:
-            high, high_rate = x, sign * rate
+            high, high_value, high_rate = x, value, rate
         if (high - low) * step_s < EXTREMUM_TOLERANCE_S:
             break
     return x, False
@@ -217,40 +227,37 @@ def _culmination(
 @njit(cache=True, nogil=True)
 def search_sites(
     position: Floats,
-    velocity: Floats,
     step_s: float,
     duration_s: float,
     lowest_km: float,
     sites: Floats,
     ups: Floats,
     sin_mask: float,
-    hermite: Floats,
+    lagrange: Floats,
 ) -> Floats:
     """Find the windows of one satellite over all sites in [0, duration_s].
 
     Args:
-        position: (K + 3, 3) km, Earth-fixed, at the nodes -1, 0, ..., K + 1 times `step_s`, with
+        position: (K + 10, 3) km, Earth-fixed, at the nodes -4, -3, ..., K + 5 times `step_s`, with
             K * step_s >= duration_s.
-        velocity: (K + 3, 3) km/s, relative to the rotating Earth.
         step_s: distance of the nodes.
         duration_s: end of the search.
         lowest_km: a lower bound of the satellite's distance from the Earth's centre.
         sites: (S, 3) km.
         ups: (S, 3) verticals.
         sin_mask: sine of the elevation mask, 0 or above.
-        hermite: `HERMITE`.
+        lagrange: `LAGRANGE`.
 
     Returns:
         (W, 6): site, start (s), end (s), highest elevation (rad), its time (s), and 1 where the
         window is cut by the search's start or end; by site, then by time.
     """
-    pieces = interpolate(position, velocity, step_s, hermite)
-    num_intervals = pieces.shape[0]
-    fastest = 0.0
-    farthest = 0.0
-    for k in range(position.shape[0]):
-        fastest = max(fastest, np.sqrt(np.sum(velocity[k] ** 2)))
-        farthest = max(farthest, np.sqrt(np.sum(position[k] ** 2)))
+    pieces = interpolate(position, lagrange)
+    num_intervals = pieces.shape[0] - 1  # the last one only serves the rate at its first node
+    nodes = np.ascontiguousarray(pieces[:, :, 0].T)
+    rates = np.ascontiguousarray(pieces[:, :, 1].T) / step_s
+    fastest = np.sqrt(np.max(rates[0] ** 2 + rates[1] ** 2 + rates[2] ** 2))
+    farthest = np.sqrt(np.max(nodes[0] ** 2 + nodes[1] ** 2 + nodes[2] ** 2))
     # Gravity bends p.u downwards where it is positive; Coriolis and centrifugal terms may not.
     bend = EARTH_RATE_RAD_S * (2 * fastest + EARTH_RATE_RAD_S * farthest)
     slack = 0.5 * bend * step_s * step_s
@@ -263,18 +270,18 @@ def search_sites(
     for s in range(sites.shape[0]):
         site = sites[s]
         up = ups[s]
-        radius = np.sqrt(np.sum(site**2))
-        level = np.sum(site * up)
+        radius = np.sqrt(site[0] * site[0] + site[1] * site[1] + site[2] * site[2])
+        level = site[0] * up[0] + site[1] * up[1] + site[2] * up[2]
         # The vertical and the radius differ by up to 0.2 degrees; lift the mask by as much.
         tilt = np.sqrt(max(0.0, 1 - (level / radius) ** 2))
         lifted = min(1.0, sin_mask + tilt * cos_mask)
         reach = lowest_km**2 - radius**2 * (1 - lifted * lifted)
         slant = max(0.0, np.sqrt(max(0.0, reach)) - radius * lifted)
         threshold = level + sin_mask * slant
+        x, y, z = up[0], up[1], up[2]  # scalars: the loop below must not fear aliasing
         for k in range(num_intervals + 1):
-            products[k] = (
-                position[k + 1, 0] * up[0] + position[k + 1, 1] * up[1] + position[k + 1, 2] * up[2]
-            )
+            products[k] = nodes[0, k] * x + nodes[1, k] * y + nodes[2, k] * z
+        hopeless = threshold - slack - 0.5 * fastest * step_s
         inside = False
         start = 0.0
         known = False
@@ -284,23 +291,19 @@ def search_sites(
             a = products[k]
             b = products[k + 1]
             if a < threshold and b < threshold:
-                a_rate = (
-                    velocity[k + 1, 0] * up[0]
-                    + velocity[k + 1, 1] * up[1]
-                    + velocity[k + 1, 2] * up[2]
-                )
-                b_rate = (
-                    velocity[k + 2, 0] * up[0]
-                    + velocity[k + 2, 1] * up[1]
-                    + velocity[k + 2, 2] * up[2]
-                )
-                possible = False
-                if a_rate > 0.0 > b_rate:
-                    top = (b - b_rate * step_s - a) / (a_rate - b_rate)
-                    possible = a + a_rate * top + slack > threshold
-                if not possible:
-                    known = False
+                known_before = known
+                known = False
+                if a < hopeless and b < hopeless:
                     continue
+                a_rate = rates[0, k] * x + rates[1, k] * y + rates[2, k] * z
+                b_rate = rates[0, k + 1] * x + rates[1, k + 1] * y + rates[2, k + 1] * z
+                if not a_rate > 0.0 > b_rate:
+                    continue
+                # Tangents of a concave curve bound it from above.
+                top = (b - b_rate * step_s - a) / (a_rate - b_rate)
+                if a + a_rate * top + slack < threshold:
+                    continue
+                known = known_before
             last = min(1.0, duration_s / step_s - k)
             if not known:
                 value, rate = _clearance(pieces[k], step_s, 0.0, site, up, sin_mask)
@@ -318,20 +321,21 @@ def search_sites(
                 num_ends = 1
                 inside = False
             elif not inside and rate > 0.0 > next_rate:
-                x, found = _extremum(pieces[k], step_s, 0.0, last, 1.0, site, up, sin_mask)
+                at, found = _extremum(pieces[k], step_s, last, 1.0, 2 * slack, site, up, sin_mask)
                 if found:
-                    starts[0] = k + _edge(pieces[k], step_s, 0.0, x, True, site, up, sin_mask)
-                    ends[0] = k + _edge(pieces[k], step_s, x, last, False, site, up, sin_mask)
+                    starts[0] = k + _edge(pieces[k], step_s, 0.0, at, True, site, up, sin_mask)
+                    ends[0] = k + _edge(pieces[k], step_s, at, last, False, site, up, sin_mask)
                     num_ends = 1
             elif inside and rate < 0.0 < next_rate:
-                x, found = _extremum(pieces[k], step_s, 0.0, last, -1.0, site, up, sin_mask)
+                at, found = _extremum(pieces[k], step_s, last, -1.0, 0.0, site, up, sin_mask)
                 if found:
                     starts[0] = start
-                    ends[0] = k + _edge(pieces[k], step_s, 0.0, x, False, site, up, sin_mask)
+                    ends[0] = k + _edge(pieces[k], step_s, 0.0, at, False, site, up, sin_mask)
                     num_ends = 1
-                    start = k + _edge(pieces[k], step_s, x, last, True, site, up, sin_mask)
+                    start = k + _edge(pieces[k], step_s, at, last, True, site, up, sin_mask)
             value, rate, known = next_value, next_rate, True
-            if inside and k == num_intervals - 1:
+            cut = inside and k == num_intervals - 1
+            if cut:
                 starts[num_ends] = start
                 ends[num_ends] = duration_s / step_s
                 num_ends += 1
@@ -343,9 +347,10 @@ def search_sites(
                 sine, when = _culmination(pieces, step_s, starts[e], ends[e], site, up)
                 rows[count, 0] = s
                 rows[count, 1] = starts[e] * step_s
-                rows[count, 2] = ends[e] * step_s
+                last_one = cut and e == num_ends - 1
+                rows[count, 2] = duration_s if last_one else ends[e] * step_s
                 rows[count, 3] = np.arcsin(min(1.0, sine))
                 rows[count, 4] = when * step_s
-                rows[count, 5] = starts[e] == 0.0 or ends[e] * step_s >= duration_s
+                rows[count, 5] = starts[e] == 0.0 or last_one
                 count += 1
     return rows[:count].copy()

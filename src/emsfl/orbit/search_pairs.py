@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from emsfl.orbit.search import interpolate
+from emsfl.orbit.search import NODES
 
 Floats = NDArray[np.float64]
 
@@ -56,9 +56,9 @@ def _at(piece: Floats, step_s: float, x: float) -> tuple[Floats, Floats]:
     place = np.empty(3)
     rate = np.empty(3)
     for axis in range(3):
-        value = piece[axis, 7]
+        value = piece[axis, NODES - 1]
         slope = 0.0
-        for power in range(6, -1, -1):
+        for power in range(NODES - 2, -1, -1):
             slope = slope * x + value
             value = value * x + piece[axis, power]
         place[axis] = value
@@ -114,58 +114,51 @@ def _extremum(
 
 @njit(cache=True, nogil=True)
 def search_pair(
-    position: Floats,
-    velocity: Floats,
-    step_s: float,
-    duration_s: float,
-    limits: Floats,
-    hermite: Floats,
+    first: Floats, second: Floats, step_s: float, duration_s: float, limits: Floats
 ) -> Floats:
     """Find the windows between two satellites in [0, duration_s].
 
     Args:
-        position: (2, K + 3, 3) km at the nodes -1 to K + 1 times `step_s`.
-        velocity: (2, K + 3, 3) km/s.
+        first: (K + 1, 3, 10) polynomials of one, from `emsfl.orbit.search.interpolate`.
+        second: (K + 1, 3, 10) of the other, on the same grid.
         step_s: distance of the nodes.
         duration_s: at most K * step_s.
         limits: largest distance in km, and radius in km that the line of sight stays above.
-        hermite: `emsfl.orbit.search.HERMITE`.
 
     Returns:
         (W, 2): start and end in seconds.
     """
-    count = position.shape[1] - 3
+    count = first.shape[0] - 1
     edges = np.empty(4 * count + 4)
     found = 0
-    value, rate = _margin(position[0, 1], position[1, 1], velocity[0, 1], velocity[1, 1], limits)
+    value, rate = _evaluate(first[0], second[0], step_s, 0.0, limits)
     inside = value > 0.0
     if inside:
         edges[0] = 0.0
         found = 1
     for k in range(count):
+        a = first[k]
+        b = second[k]
         last = min(1.0, duration_s / step_s - k)
-        next_value, next_rate = _margin(
-            position[0, k + 2], position[1, k + 2], velocity[0, k + 2], velocity[1, k + 2], limits
-        )
-        extremum = not inside and rate > 0.0 > next_rate
-        extremum = extremum or (inside and rate < 0.0 < next_rate)
-        if last < 1.0 or extremum or (next_value > 0.0) != inside:
-            a = interpolate(position[0, k : k + 4], velocity[0, k : k + 4], step_s, hermite)[0]
-            b = interpolate(position[1, k : k + 4], velocity[1, k : k + 4], step_s, hermite)[0]
-            if last < 1.0:
-                next_value, next_rate = _evaluate(a, b, step_s, last, limits)
-            if (next_value > 0.0) != inside:
-                edges[found] = k + _edge(a, b, step_s, 0.0, last, not inside, limits)
-                found += 1
-                inside = not inside
-            elif rate * next_rate < 0.0 and (rate > 0.0) != inside:
-                x, hit = _extremum(a, b, step_s, last, -1.0 if inside else 1.0, limits)
-                if hit:
-                    edges[found] = k + _edge(a, b, step_s, 0.0, x, not inside, limits)
-                    edges[found + 1] = k + _edge(a, b, step_s, x, last, inside, limits)
-                    found += 2
+        if last < 1.0:
+            next_value, next_rate = _evaluate(a, b, step_s, last, limits)
+        else:
+            next_value, next_rate = _evaluate(first[k + 1], second[k + 1], step_s, 0.0, limits)
+        if (next_value > 0.0) != inside:
+            edges[found] = k + _edge(a, b, step_s, 0.0, last, not inside, limits)
+            found += 1
+            inside = not inside
+        elif rate * next_rate < 0.0 and (rate > 0.0) != inside:
+            x, hit = _extremum(a, b, step_s, last, -1.0 if inside else 1.0, limits)
+            if hit:
+                edges[found] = k + _edge(a, b, step_s, 0.0, x, not inside, limits)
+                edges[found + 1] = k + _edge(a, b, step_s, x, last, inside, limits)
+                found += 2
         value, rate = next_value, next_rate
     if inside:
         edges[found] = duration_s / step_s
         found += 1
-    return edges[:found].copy().reshape(-1, 2) * step_s
+    windows = edges[:found].copy().reshape(-1, 2) * step_s
+    if inside:
+        windows[-1, 1] = duration_s
+    return windows

@@ -73,7 +73,7 @@ class Outcome:
         return build_result(
             name=self.name,
             seeds=self.seeds,
-            records=self.records,
+            records={name: self.records[name] for name in config["methods"]},
             initial_accuracy=self.initial_accuracy,
             assignment=self.assignment,
             timeline=self._timeline(folder),

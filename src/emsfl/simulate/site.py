@@ -135,6 +135,7 @@ class Site:
             "work": c.work,
             "received": c.received,
             "snapshots": c.snapshots,
+            "snapshot_steps": c.snapshot_steps,
             "average": c.average,
         }
 
@@ -147,6 +148,7 @@ class Site:
         c = self.cluster
         c.devices, c.work, c.received = saved["devices"], saved["work"], saved["received"]
         c.snapshots, c.average = saved["snapshots"], saved["average"]
+        c.snapshot_steps = saved["snapshot_steps"]
 
 
 def bootstrap(
