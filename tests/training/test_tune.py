@@ -109,7 +109,7 @@ def test_modes_agree_where_they_must(tuned: dict[str, dict[str, torch.Tensor]], 
     assert all(torch.equal(t, tuned["checkpointed"][n]) for n, t in tuned["plain"].items())
     for name in names:
         step = (tuned["plain"][name] - tuned["bf16"][name]).abs().max()
-        assert 0 < step < 5e-3, "bf16 rounds products, not what trains"
+        assert 0 < step < 1.2e-2, "a third of the way that 12 steps of Adam can go"
         assert not torch.equal(tuned["lora"][name], tuned["plain"][name])
     old: dict[str, torch.Tensor] = {}
     for path in part.glob("*.safetensors"):
