@@ -7,10 +7,10 @@ one column per noise variable of unit variance), so second moments are exact up 
 from dataclasses import dataclass
 
 import numpy as np
-from replay import replay
 
 from emsfl.planning.deviation import Constants, rates
 from emsfl.planning.schedule import asynchronous, exchanges_in_contacts
+from tests.planning.replay import replay
 
 
 @dataclass(kw_only=True)

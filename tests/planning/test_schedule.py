@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from quadratics import exact_trace, random_plan, random_problem
 
 from emsfl.errors import DataError
 from emsfl.planning.deviation import rates
@@ -15,18 +14,31 @@ from emsfl.planning.schedule import (
     fedavg_rounds,
     synchronous,
 )
+from tests.planning.quadratics import exact_trace, random_plan, random_problem
 
 
-def exchange(*times):
-    return Exchange(snapshot_s=times[0], arrival_s=times[1], reception_s=times[2])
+def exchange(snapshot_s, arrival_s, reception_s, read_s=None):
+    return Exchange(
+        snapshot_s=snapshot_s,
+        arrival_s=arrival_s,
+        read_s=arrival_s if read_s is None else read_s,
+        reception_s=reception_s,
+    )
 
 
 def test_exchanges_resume_in_the_next_contact():
     contacts = [(10.0, 12.0), (20.0, 23.0), (30.0, 40.0), (50.0, 51.0)]
     found = exchanges_in_contacts(contacts, upload_s=3.0, download_s=4.0, server_delay_s=0.5)
-    # 2 s of the upload in the first contact, 1 s in the second; there 1.5 s of the download after
-    # the delay, 2.5 s in the third; the fourth begins an exchange that nobody finishes.
-    assert [vars(e) for e in found] == [vars(exchange(10.0, 21.0, 32.5))]
+    # 2 s of the upload in the first contact, 1 s in the second, half a second to the server and as
+    # much back: 1 s of the download in the second contact, 3 s in the third; the fourth begins an
+    # exchange that does not end.
+    assert [vars(e) for e in found] == [vars(exchange(10.0, 21.5, 33.0))]
+
+
+def test_an_upload_that_arrives_after_the_contact_is_answered_in_the_next():
+    contacts = [(10.0, 12.0), (20.0, 23.0)]
+    found = exchanges_in_contacts(contacts, upload_s=2.0, download_s=1.0, server_delay_s=0.5)
+    assert [vars(e) for e in found] == [vars(exchange(10.0, 12.5, 21.5, read_s=20.0))]
 
 
 def test_an_upload_that_arrives_counts_even_if_nothing_comes_back():
