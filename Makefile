@@ -4,7 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+RUNTIME := $(VENV)/.runtime
+COMPLETE := $(VENV)/.complete
+# Without compiling what may never be imported: Python does it on first use.
+INSTALL := $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check \
+  --constraint constraints.txt --editable
 CODE := src tests benchmarks docs
 DEMO := configs/demo.yaml
 DEMO_METHODS := ems_fl,fedavg,fedavg_fill,fedasync
@@ -19,47 +23,53 @@ MAKEFLAGS += --no-print-directory
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
-install: $(STAMP) ## make or refresh the environment in .venv
+install: $(COMPLETE) ## make or refresh the environment in .venv
 
-$(STAMP): pyproject.toml constraints.txt
+$(RUNTIME): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: $(PYTHON) is missing or older than Python 3.11;" \
 	       "name one with: make $(or $(MAKECMDGOALS),install) PYTHON=python3.11" >&2; exit 1; }
-	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing emsfl and its pinned dependencies into $(VENV)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[data,dev]'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) '.[data]'
 	@touch $@
 
-demo: $(STAMP) ## EMS-FL against FedAvg and FedAsync: a table and a page, in minutes
-	@$(BIN)/emsfl run $(DEMO) --methods $(DEMO_METHODS) --seeds 0
+$(COMPLETE): $(RUNTIME)
+	@echo "adding the optional extras and the developers' tools"
+	@$(INSTALL) '.[data,hf,dev]'
+	@touch $@
 
-evidence-demo: $(STAMP) ## the demo with three seeds and every ablation
-	@$(BIN)/emsfl run $(DEMO) --methods $(ALL_METHODS) --seeds 0,1,2
+demo: $(RUNTIME) ## EMS-FL against FedAvg and FedAsync: a table and a page, in minutes
+	@$(BIN)/emsfl run $(DEMO) --methods $(DEMO_METHODS) --seeds 0 --workers 2
 
-test: $(STAMP) ## run the tests
-	@$(BIN)/python -m pytest
+evidence-demo: $(RUNTIME) ## the demo with three seeds and every ablation
+	@$(BIN)/emsfl run $(DEMO) --methods $(ALL_METHODS) --seeds 0,1,2 --workers 2
 
-lint: $(STAMP) ## check style, types and the floors of the house
+test: $(COMPLETE) ## run the tests
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+lint: $(COMPLETE) ## check style, types and the floors of the house
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: $(STAMP) ## mend style where a tool can
+format: $(COMPLETE) ## mend style where a tool can
 	@$(BIN)/ruff check --fix $(CODE)
 	@$(BIN)/ruff format $(CODE)
 
-bench: $(STAMP) ## measure overheads side by side; prints the ratios
+bench: $(COMPLETE) ## measure overheads side by side; prints the ratios
 	@set -e; for program in benchmarks/bench_*.py; do $(BIN)/python $$program; done
 
-docs: $(STAMP) ## regenerate the reference pages from the code
+docs: $(COMPLETE) ## regenerate the reference pages from the code
 	@$(BIN)/python docs/generate_reference.py
 
-readme: $(STAMP) ## run the demo and put its printed result into README.md
-	@$(BIN)/python docs/fill_readme.py
+readme: $(RUNTIME) ## run the demo and put its printed result into README.md
+	@mkdir -p runs
+	@COLUMNS=96 $(MAKE) demo > runs/readme.txt
+	@$(BIN)/python docs/fill_readme.py runs/readme.txt
 
-constraints: $(STAMP) ## pin what is installed now (after upgrading by hand in .venv)
+constraints: $(COMPLETE) ## pin what is installed now (after upgrading by hand in .venv)
 	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --all --exclude-editable \
 	  | sed '/^pip==/d; s/+cpu$$//'; } > constraints.new && mv constraints.new constraints.txt
 

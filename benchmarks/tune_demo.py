@@ -1,4 +1,4 @@
-"""Tune every method of the demo on the validation split, with about the same budget for each.
+"""Tune every method of the demo on the validation split, with the same number of points for each.
 
     python benchmarks/tune_demo.py [--workers 2] [--out runs/tune]
 
@@ -23,10 +23,12 @@ from emsfl.results import RunFolder
 ROOT = Path(__file__).parents[1]
 SEEDS = (10, 11)
 GRIDS: dict[str, dict[str, list[float]]] = {
-    "ems_fl": {"learning_rate": [0.03, 0.05, 0.1, 0.2], "shared_lr_factor": [0.03, 0.1, 0.3]},
-    "fedavg": {"learning_rate": [0.03, 0.05, 0.1, 0.2], "local_steps": [15, 30, 60]},
-    "fedavg_fill": {"learning_rate": [0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2]},
-    "fedasync": {"learning_rate": [0.03, 0.05, 0.1, 0.2], "mixing": [0.25, 0.5, 0.9]},
+    "ems_fl": {"learning_rate": [0.03, 0.05, 0.1, 0.2], "shared_lr_factor": [0.1, 0.3, 1.0]},
+    "fedavg": {"learning_rate": [0.005, 0.01, 0.02, 0.03], "local_steps": [15, 30, 60]},
+    "fedavg_fill": {
+        "learning_rate": [0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3]
+    },
+    "fedasync": {"learning_rate": [0.01, 0.02, 0.03, 0.05], "mixing": [0.25, 0.5, 0.9]},
 }
 
 

@@ -19,7 +19,7 @@ from emsfl.errors import ConfigError
 
 class Site(ConfigModel):
     name: str
-    latitude_deg: float = Field(ge=-90, le=90)
+    latitude_deg: float = Field(ge=-90.0, le=90.0)
     altitude_m: float = 0.0
 
 
@@ -58,6 +58,8 @@ class Experiment(ConfigModel):
     seeds: tuple[int, ...] = (0,)
     quick: bool = False
     limit: int | None = 10
+    cap: Annotated[int, Field(ge=1, le=9)] | None = None
+    speed: Annotated[float, Field(gt=0)] | dict[str, Annotated[float, Field(gt=0)]] = 1.0
     policy: Policy = Policy.WAITING
     elements: Path | None = None
     sites: tuple[Site, ...] = ()
@@ -220,6 +222,9 @@ def test_yaml_1_2_scalars(load: Load) -> None:
         ),
         ("name: a\nmodel: {num_experts: 3}", "model.kind is missing; add it"),
         ("name: a\nmodel: 3", "model = 3: must be"),
+        ("name: a\ncap: 10", "cap = 10: must be from 1 to 9"),
+        ("name: a\nspeed: -1", "speed = -1: must be greater than 0"),
+        ("name: a\nspeed: {S: 1, T: -1}", "speed.T = -1: must be greater than 0"),
         (
             "name: a\nlink: {uplink_bps: -5, downlink_bps: 7}",
             "link.uplink_bps = -5: must be greater than 0",
@@ -284,6 +289,7 @@ def test_a_mapping_that_is_no_config() -> None:
 def test_value_range_reads_the_bounds() -> None:
     ranges = {name: value_range(field) for name, field in Site.model_fields.items()}
     assert ranges == {"name": "", "latitude_deg": "from -90 to 90", "altitude_m": ""}
+    assert value_range(Experiment.model_fields["cap"]) == "from 1 to 9"
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -63,9 +62,7 @@ def load_config(
 
 def to_yaml(config: BaseModel) -> str:
     """Return every field of `config` as YAML that `load_config` reads back to an equal config."""
-    return yaml.dump(
-        config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True
-    )
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -239,14 +236,29 @@ _LIMITS = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "less 
 def value_range(field: FieldInfo) -> str:
     """Return the range that a field's value must be in, in words; "" when it has none."""
     limits = {
-        word: getattr(item, attribute)
-        for item in field.metadata
+        word: _number(getattr(item, attribute))
+        for item in _constraints(field)
         for attribute, word in _LIMITS.items()
         if getattr(item, attribute, None) is not None
     }
     if limits.keys() == {"at least", "at most"}:
         return f"from {limits['at least']} to {limits['at most']}"
     return " and ".join(f"{word} {limit}" for word, limit in limits.items())
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _constraints(field: FieldInfo) -> list[Any]:
+    """Return what constrains the value itself, also where null is allowed beside it."""
+    inner = [
+        item
+        for alternative in get_args(field.annotation)
+        for part in getattr(alternative, "__metadata__", ())
+        for item in (part.metadata if isinstance(part, FieldInfo) else [part])
+    ]
+    return [*field.metadata, *(inner if type(None) in get_args(field.annotation) else [])]
 
 
 def _shown(value: Any) -> str:
@@ -280,14 +292,18 @@ def _follow(tree: Any, problem: ErrorDetails) -> tuple[Location, Location]:
 
 
 def _nearest_alternative(tree: Any, problems: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Of each union keep the problems of one alternative only: the one with the fewest."""
+    """Of each union keep the problems of one alternative: of the right type, then the fewest."""
     found = [_follow(tree, problem)[1] for problem in problems]
-    count = Counter(found)
+    ranks: dict[Location, tuple[bool, int]] = {}
+    for problem, alternative in zip(problems, found, strict=True):
+        of_other_type, count = ranks.get(alternative, (False, 0))
+        of_other_type |= problem["loc"] == alternative and problem["type"].endswith("_type")
+        ranks[alternative] = (of_other_type, count + 1)
     best: dict[Location, Location] = {}
     for alternative in filter(None, found):
-        union = alternative[:-1]
-        if union not in best or count[alternative] < count[best[union]]:
-            best[union] = alternative
+        rival = best.setdefault(alternative[:-1], alternative)
+        if ranks[alternative] < ranks[rival]:
+            best[alternative[:-1]] = alternative
     return [
         problem
         for problem, alternative in zip(problems, found, strict=True)

@@ -11,12 +11,13 @@ import os
 import sys
 import traceback
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.main import get_command
+from typer.models import ArgumentInfo
 
 import emsfl
 from emsfl.errors import EmsflError
@@ -27,6 +28,15 @@ COMMANDS = {
     "report": "Print the table of finished runs and write their HTML report.",
     "compare": "Compare the methods of several runs in one table.",
     "contacts": "Compute when sites and satellites can exchange bits.",
+    "inspect": "Show the experts of a mixture-of-experts checkpoint.",
+    "score": "Score how well each expert fits a cluster's data.",
+    "assign": "Find which cluster should own which experts.",
+    "split": "Cut one loadable sub-model per cluster out of a checkpoint.",
+    "tune": "Train a sub-model on local data; write an update.",
+    "merge": "Put the clusters' experts back into the model.",
+    "evaluate": "Judge a model on every domain of a table.",
+    "upcycle": "Turn a dense model into a mixture of experts.",
+    "fold-gate": "Fold the domain gate into router weights, if that helps.",
     "validate": "Check a config file and show what it resolves to.",
     "doctor": "Show versions, devices and what is missing.",
 }
@@ -37,6 +47,14 @@ DEBUG_VARIABLE = "EMSFL_DEBUG"
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
+
+
+class _Command(TyperCommand):
+    """A command with plain help: rich's would take four times as long to appear."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Return the help without the backslashes that typer puts before brackets for rich."""
+        return super().get_help(ctx).replace("\\[", "[")
 
 
 class _LazyGroup(TyperGroup):
@@ -52,7 +70,8 @@ class _LazyGroup(TyperGroup):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command as click does, then put the imported one in place of the listed one."""
-        name, command, rest = super().resolve_command(ctx, args)
+        # Not typer's: click suggests the nearest name itself.
+        name, command, rest = click.Group.resolve_command(self, ctx, args)
         return name, (_load(name) if name in COMMANDS else command), rest
 
 
@@ -60,8 +79,19 @@ def _load(name: str) -> click.Command:
     identifier = name.replace("-", "_")
     function = getattr(import_module(f"emsfl.cli.{identifier}"), identifier)
     holder = typer.Typer(add_completion=False, rich_markup_mode=None)
-    holder.command(name)(function)
-    return get_command(holder)
+    holder.command(name, cls=_Command)(function)
+    command = get_command(holder)
+    _restore_help(command, get_type_hints(function, include_extras=True))
+    return command
+
+
+def _restore_help(command: click.Command, annotations: dict[str, Any]) -> None:
+    """Give arguments their help back: typer sets it, then click 8.4 and later set it to None."""
+    for parameter in command.params:
+        if isinstance(parameter, TyperArgument) and parameter.help is None:
+            for item in get_args(annotations[str(parameter.name)]):
+                if isinstance(item, ArgumentInfo):
+                    parameter.help = item.help
 
 
 def _root(
@@ -84,15 +114,17 @@ def build() -> click.Command:
 
 
 def main() -> None:
-    """Run the command line on `sys.argv` and leave with its exit code.
+    """Run the command line on `sys.argv` and leave with its exit code."""
+    sys.exit(call(sys.argv[1:]))
 
-    0: good; 1: emsfl's failure, or the reader of the output is gone; 2: the user's input;
-    130: interrupted.
+
+def call(arguments: list[str]) -> int:
+    """Run the command line on `arguments`; an error is one line on stderr, never a traceback.
+
+    Returns:
+        0: good; 1: emsfl's failure, or the reader of the output is gone; 2: the user's input;
+        130: interrupted.
     """
-    sys.exit(_run(sys.argv[1:]))
-
-
-def _run(arguments: list[str]) -> int:
     try:
         code = build().main(arguments, prog_name="emsfl", standalone_mode=False)
         sys.stdout.flush()

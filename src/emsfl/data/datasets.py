@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -103,6 +104,7 @@ def load_data(config: DataConfig, clusters: Sequence[str], seed: int) -> Federat
     )
 
 
+@functools.cache
 def _read_mnist() -> tuple[NDArray[np.float32], IntArray]:
     """Return the 5,000 images [5000, 28, 28] in 0..1 and their labels."""
     try:

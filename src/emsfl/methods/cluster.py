@@ -23,8 +23,15 @@ class Device:
     momentum: State = field(default_factory=dict)
     num_steps: int = 0
     """Steps trained so far: where it is in its order of batches."""
-    statistics: DomainStatistics | None = None
-    """What it knows of its domain."""
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """What a cluster knows of its data from the pre-trained model."""
+
+    scores: Tensor
+    """[L, E] float64, rows sum to 1."""
+    statistics: DomainStatistics
 
 
 @dataclass
@@ -40,6 +47,8 @@ class Cluster:
     """Shared parameters as last received: what deltas count from."""
     snapshots: list[State] = field(default_factory=list)
     """Each device's state at the last snapshot."""
+    snapshot_steps: list[int] = field(default_factory=list)
+    """Steps that each device had trained by then."""
     average: State = field(default_factory=dict)
     """Weighted average of the snapshots."""
 
@@ -53,10 +62,11 @@ class Cluster:
     def take_snapshot(self) -> None:
         """Remember every device's state and form their average."""
         self.snapshots = [device.state for device in self.devices]
+        self.snapshot_steps = [device.num_steps for device in self.devices]
         self.average = weighted_mean(self.snapshots, self.device_weights)
 
-    def build_update(self, federation: Federation, scores: Tensor | None = None) -> Update:
-        """Return the update that answers the cluster's work, from its last snapshot."""
+    def build_update(self, federation: Federation, bootstrap: Bootstrap | None = None) -> Update:
+        """Return the update that answers the cluster's work: its last snapshot, or `bootstrap`."""
         work = self.work
         if work is None:
             raise ValueError(f"{self.name} has no work to answer")
@@ -74,16 +84,13 @@ class Cluster:
                 values = {n: t for n, t in trained.items() if n not in shared}
             else:
                 values = trained
-        statistics = None
-        if work.measures_domain:
-            statistics = sum_statistics([device.statistics for device in self.devices])
         return Update(
             cluster=self.name,
             version=work.version,
             values=values,
             shared_delta=delta,
-            statistics=statistics,
-            scores=scores,
+            statistics=bootstrap.statistics if bootstrap else None,
+            scores=bootstrap.scores if bootstrap else None,
         )
 
     def take_over(self, work: Work, federation: Federation) -> None:
@@ -97,25 +104,14 @@ class Cluster:
                 device.state, device.momentum = start, {}
         else:
             start = {**self.average, **work.payload}
-            for device, snapshot in zip(self.devices, self.snapshots, strict=True):
-                progress = difference(device.state, snapshot)
-                device.state = add_scaled(start, progress, 1.0)
+            for device, snapshot, steps in zip(
+                self.devices, self.snapshots, self.snapshot_steps, strict=True
+            ):
+                if device.num_steps == steps:
+                    device.state = start
+                else:
+                    progress = difference(device.state, snapshot)
+                    device.state = add_scaled(start, progress, 1.0)
         self.received = {name: start[name] for name in start if layout.is_shared(name)}
         self.work = work
-        self.snapshots, self.average = [], {}
-
-
-def sum_statistics(parts: Sequence[DomainStatistics | None]) -> DomainStatistics:
-    """Return the statistics of all devices together, in their order.
-
-    Raises:
-        ValueError: a device has none.
-    """
-    total: DomainStatistics | None = None
-    for part in parts:
-        if part is None:
-            raise ValueError("a device has no domain statistics")
-        total = part if total is None else total + part
-    if total is None:
-        raise ValueError("no devices")
-    return total
+        self.snapshots, self.snapshot_steps, self.average = [], [], {}

@@ -2,11 +2,13 @@
 
 The rule: an MoE layer is a module with a child `experts` and a sibling `router` or `gate`. The
 expert axis of every parameter and buffer under those two children is dimension 0, or else the one
-dimension whose length is the number of experts.
+dimension whose length is the number of experts. Where `experts` is a list or dict of modules, one
+per expert, the module's number takes the place of the axis.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,11 +34,21 @@ class MoELayerInfo:
     """Module path, such as `blocks.0.moe`."""
     router: str
     """Module path of the router."""
+    experts: str
+    """Module path of the experts."""
     num_experts: int
     expert_axes: Mapping[str, int]
-    """Tensor name -> expert axis, for tensors of the experts."""
+    """Tensor name -> expert axis, for tensors that hold all experts."""
+    expert_modules: tuple[str, ...]
+    """Module path per expert; empty where experts are stacked in common tensors."""
+    member_names: Mapping[str, tuple[int, str]]
+    """Tensor name -> (expert, name inside the expert's module), for tensors of one expert."""
     router_axes: Mapping[str, int]
     """Tensor name -> expert axis, for tensors of the router."""
+
+    def member(self, expert: int, inside: str) -> str:
+        """Return the name of the tensor `inside` the module of one expert."""
+        return f"{self.expert_modules[expert]}.{inside}"
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,12 @@ class MoELayout:
     @cached_property
     def expert_names(self) -> frozenset[str]:
         """Names of all tensors of experts."""
-        return frozenset(name for layer in self.layers for name in layer.expert_axes)
+        return frozenset(
+            name
+            for layer in self.layers
+            for names in (layer.expert_axes, layer.member_names)
+            for name in names
+        )
 
     @cached_property
     def router_names(self) -> frozenset[str]:
@@ -86,33 +103,70 @@ def find_moe_layers(model: nn.Module) -> MoELayout:
 
 def _describe(name: str, router_name: str, children: Mapping[str, nn.Module]) -> MoELayerInfo:
     prefix = f"{name}." if name else ""
-    experts = children["experts"].state_dict()
-    router = children[router_name].state_dict()
-    num_experts = next(iter(experts.values())).shape[0]
+    experts, router = children["experts"], children[router_name].state_dict()
+    members = _members(experts)
+    if members:
+        modules = tuple(f"{prefix}experts.{member}" for member in members)
+        member_names = {
+            f"{modules[expert]}.{inside}": (expert, inside)
+            for expert, member in enumerate(members)
+            for inside in experts.get_submodule(member).state_dict()
+        }
+        stacked: dict[str, Tensor] = {}
+        num_experts = len(members)
+    else:
+        modules, member_names = (), {}
+        stacked = experts.state_dict()
+        if not stacked:
+            raise DataError(f"{prefix}experts holds no tensors")
+        num_experts = next(iter(stacked.values())).shape[0]
     return MoELayerInfo(
         name=name,
         router=f"{prefix}{router_name}",
+        experts=f"{prefix}experts",
         num_experts=num_experts,
         expert_axes={
-            f"{prefix}experts.{key}": _expert_axis(f"{prefix}experts.{key}", tensor, num_experts)
-            for key, tensor in experts.items()
+            f"{prefix}experts.{key}": expert_axis(
+                f"{prefix}experts.{key}", tuple(tensor.shape), num_experts
+            )
+            for key, tensor in stacked.items()
         },
+        expert_modules=modules,
+        member_names=member_names,
         router_axes={
-            f"{prefix}{router_name}.{key}": _expert_axis(
-                f"{prefix}{router_name}.{key}", tensor, num_experts
+            f"{prefix}{router_name}.{key}": expert_axis(
+                f"{prefix}{router_name}.{key}", tuple(tensor.shape), num_experts
             )
             for key, tensor in router.items()
         },
     )
 
 
-def _expert_axis(name: str, tensor: Tensor, num_experts: int) -> int:
-    if tensor.dim() and tensor.shape[0] == num_experts:
+def _members(experts: nn.Module) -> list[str]:
+    """Return the children that are one expert each, by number; none if experts are stacked."""
+    numbered = {}
+    for name, _ in experts.named_children():
+        match = re.fullmatch(r"(?:\w*_)?(\d+)", name)
+        if match:
+            numbered[int(match[1])] = name
+    has_own = next(iter(experts.parameters(recurse=False)), None) is not None
+    if has_own or sorted(numbered) != list(range(len(numbered))):
+        return []
+    return [numbered[expert] for expert in range(len(numbered))]
+
+
+def expert_axis(name: str, shape: tuple[int, ...], num_experts: int) -> int:
+    """Return the axis of a tensor that counts experts.
+
+    Raises:
+        DataError: no axis, or more than one but not the first, has the length `num_experts`.
+    """
+    if shape and shape[0] == num_experts:
         return 0
-    axes = [axis for axis, length in enumerate(tensor.shape) if length == num_experts]
+    axes = [axis for axis, length in enumerate(shape) if length == num_experts]
     if len(axes) != 1:
         raise DataError(
-            f"tensor {name} {list(tensor.shape)} has no single axis of length {num_experts}, "
+            f"tensor {name} {list(shape)} has no single axis of length {num_experts}, "
             "the number of experts: this family needs a description of its own"
         )
     return axes[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -41,8 +42,7 @@ class ModelSpec:
 
     def layout(self) -> MoELayout:
         """Return where the full model keeps its experts."""
-        with torch.device("meta"):
-            return find_moe_layers(PatchMoE(self.config, self.num_classes, self.config.num_experts))
+        return _layout(self)
 
     def forward_flops(self) -> dict[str, float]:
         """Return floating-point operations per sample and forward pass, by what does them.
@@ -58,6 +58,12 @@ class ModelSpec:
         router = c.num_layers * patches * c.hidden_size * c.num_experts
         experts = c.num_layers * patches * c.top_k * 2 * c.hidden_size * c.expert_size
         return {"shared": 2.0 * shared, "router": 2.0 * router, "experts": 2.0 * experts}
+
+
+@functools.cache
+def _layout(spec: ModelSpec) -> MoELayout:
+    with torch.device("meta"):
+        return find_moe_layers(PatchMoE(spec.config, spec.num_classes, spec.config.num_experts))
 
 
 def experts_per_layer(owned: Owned) -> int:

@@ -12,7 +12,8 @@ group), and the bytes a cluster owns stay within its budget.
 - Otherwise: linear programming (HiGHS). With equal expert sizes the constraints are two laminar
   families, ((l, e)) and ((c), (c, l), (c, l, group)), so the matrix is totally unimodular and the
   vertices are integral. With unequal sizes or max-min fairness the linear optimum and its reduced
-  costs fix most variables, and branch and bound finishes the rest.
+  costs fix most variables, and branch and bound finishes the rest: exactly up to 5,000
+  variables, within a proven bound (1% or better, reported) above.
 
 The same input always gives the same output; ties fall as the solvers' fixed order of rows and
 columns (cluster, layer, expert) lets them.
@@ -235,7 +236,7 @@ def _assign_each_layer(profit: FloatArray, count: int, num_groups: int) -> IntAr
 
 def _kept(mass: FloatArray, owner: IntArray) -> FloatArray:
     own = owner[None] == np.arange(mass.shape[0])[:, None, None]
-    return np.where(own, mass, 0.0).sum(axis=2)
+    return np.asarray(np.where(own, mass, 0.0).sum(axis=2))
 
 
 def _checked_mass(mass: ArrayLike) -> FloatArray:
@@ -317,7 +318,7 @@ def _least_bytes(sizes: FloatArray, count: int, num_groups: int) -> float:
 
 
 def _too_large(sizes: FloatArray, budget: FloatArray, count: int, num_groups: int) -> bool:
-    return _least_bytes(sizes, count, num_groups) > budget.min() * (1 + 1e-12)
+    return _least_bytes(sizes, count, num_groups) > float(budget.min()) * (1 + 1e-12)
 
 
 def _fits_always(sizes: FloatArray, budget: FloatArray | None, count: int) -> bool:
@@ -325,7 +326,7 @@ def _fits_always(sizes: FloatArray, budget: FloatArray | None, count: int) -> bo
     if budget is None:
         return True
     most = float(np.sort(sizes, axis=1)[:, sizes.shape[1] - count :].sum())
-    return most <= budget.min() * (1 + 1e-12)
+    return most <= float(budget.min()) * (1 + 1e-12)
 
 
 def _check_budgets(sizes: FloatArray, budget: FloatArray, low: int, num_groups: int) -> None:

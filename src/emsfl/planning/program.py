@@ -13,11 +13,19 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
+from emsfl.errors import InfeasibleError
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-RELATIVE_GAP = 1e-6
-"""Branch and bound stops when the best solution is proven this close to the optimum."""
+_MOST_FREE = 5000
+"""Most variables that branch and bound may leave free once it has a solution; a limit on work
+that, unlike a limit on time, keeps results the same on every machine."""
+_LARGE_GAP = 1e-2
+"""Relative gap at which branch and bound stops on a problem with more variables than that; the
+solution's own bound is then reported, and is usually closer."""
+_MOST_NODES = 10_000
+"""Most nodes of one branch and bound, for the same reason as `_MOST_FREE`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,7 +75,8 @@ def solve(program: Program) -> Solution | None:
         if found is None:
             return None
         x, bound = found
-        return Solution(owner=_owner(x, shape), value=float(profit @ x), value_bound=bound)
+        value = float(profit @ x)
+        return Solution(owner=_owner(x, shape), value=value, value_bound=max(value, bound))
     fair_rows = _with_floor(rows, program.fair_mass)
     floor_profit = np.append(np.zeros(profit.size), 1.0)
     found = _maximise(floor_profit, fair_rows, num_continuous=1)
@@ -84,7 +93,7 @@ def solve(program: Program) -> Solution | None:
     )
     best = _maximise(profit, keep)
     x_best = x[:-1] if best is None else best[0]
-    return Solution(owner=_owner(x_best, shape), value=floor, value_bound=bound)
+    return Solution(owner=_owner(x_best, shape), value=floor, value_bound=max(floor, bound))
 
 
 def _constraints(program: Program) -> _Rows:
@@ -92,12 +101,12 @@ def _constraints(program: Program) -> _Rows:
     groups = program.num_groups
     size = program.profit.size
     column = np.arange(size)
-    c, l, e = np.unravel_index(column, program.profit.shape)
-    g = e // (num_experts // groups)
+    c, layer, e = np.unravel_index(column, program.profit.shape)
+    group = e // (num_experts // groups)
     ones = np.ones(size)
     blocks = [
-        sparse.csr_array((ones, (l * num_experts + e, column))),
-        sparse.csr_array((ones, ((c * num_layers + l) * groups + g, column))),
+        sparse.csr_array((ones, (layer * num_experts + e, column))),
+        sparse.csr_array((ones, ((c * num_layers + layer) * groups + group, column))),
     ]
     num_expert_rows = num_layers * num_experts
     num_count_rows = num_clusters * num_layers * groups
@@ -112,7 +121,7 @@ def _constraints(program: Program) -> _Rows:
         if np.ptp(relative) < 1e-12:
             relative = np.ones_like(relative)
             limit = np.floor(limit + 1e-9)
-        blocks.append(sparse.csr_array((relative[l, e], (c, column))))
+        blocks.append(sparse.csr_array((relative[layer, e], (c, column))))
         lower.append(np.full(num_clusters, -np.inf))
         upper.append(limit)
     return _Rows(
@@ -148,13 +157,13 @@ def _maximise(
 
     First the linear relaxation. A variable at a bound whose reduced cost exceeds `slack` loses
     more than `slack` against the linear optimum when it moves, so fixing it there is exact once a
-    solution within `slack` is at hand; the slack grows until that holds.
+    solution within `slack` is at hand; the slack grows until that holds or `_MOST_FREE` ends it.
     """
     scale = float(np.abs(profit).max())
     cost = -profit / scale
     num_binary = profit.size - num_continuous
     finite_up, finite_low = np.isfinite(rows.upper), np.isfinite(rows.lower)
-    relaxed = linprog(
+    relaxed = linprog(  # type: ignore[call-overload]  # the stubs do not know sparse matrices
         cost,
         A_ub=sparse.vstack([rows.matrix[finite_up], -rows.matrix[finite_low]]).tocsr(),
         b_ub=np.concatenate([rows.upper[finite_up], -rows.lower[finite_low]]),
@@ -171,29 +180,47 @@ def _maximise(
     if np.abs(x - rounded).max() < 1e-6:
         return rounded, linear_best * scale
     reduced = np.abs(relaxed.lower.marginals) + np.abs(relaxed.upper.marginals)
-    slack = 1e-5 * max(linear_best, 1e-12)
-    integrality = np.append(np.ones(num_binary), np.zeros(num_continuous))
+    slack = 1e-6 * max(linear_best, 1e-12)
+    gap = 1e-9 if num_binary <= _MOST_FREE else _LARGE_GAP
+    best: tuple[FloatArray, float] | None = None
     while True:
-        fixed = (reduced > slack) & (integrality > 0)
-        everything = not fixed.any()
-        lower = np.where(fixed, rounded, 0.0)
-        upper = np.where(fixed, rounded, 1.0)
+        free = reduced <= slack
+        free[num_binary:] = True
+        if best is not None and free.sum() > _MOST_FREE:
+            return best
+        at_bound = rows.matrix[:, ~free] @ rounded[~free]
         result = milp(
-            cost,
-            integrality=integrality,
-            bounds=Bounds(lower, upper),
-            constraints=LinearConstraint(rows.matrix, rows.lower, rows.upper),
-            options={"mip_rel_gap": RELATIVE_GAP},
+            cost[free],
+            integrality=(np.flatnonzero(free) < num_binary).astype(np.float64),
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(
+                rows.matrix[:, free], rows.lower - at_bound, rows.upper - at_bound
+            ),
+            options={"mip_rel_gap": gap, "node_limit": _MOST_NODES},
         )
-        if result.status == 0:
-            found = np.append(np.round(result.x[:num_binary]), result.x[num_binary:])
-            value = -float(result.fun)
-            if everything or linear_best - value <= slack:
-                proven = min(linear_best, -float(result.mip_dual_bound))
-                return found, max(proven, value) * scale
-        elif result.status != 2:
+        if result.x is not None:
+            found = rounded.copy()
+            found[free] = result.x
+            found[:num_binary] = np.round(found[:num_binary])
+            value = -float(cost @ found)
+            closed = free.all() or linear_best - value <= slack
+            bound = linear_best
+            if closed:
+                rest = -float(cost[~free] @ rounded[~free])
+                bound = min(bound, max(value, rest - float(result.mip_dual_bound)))
+            if best is not None and float(profit @ best[0]) >= value * scale:
+                found = best[0]
+            best = found, bound * scale
+            if closed:
+                return best
+        elif result.status not in {1, 2}:
             raise RuntimeError(f"HiGHS failed on the integer program: {result.message}")
-        elif everything:
+        elif free.all() and result.status == 1:
+            raise InfeasibleError(
+                f"no assignment found within {_MOST_NODES} nodes of branch and bound; the budgets "
+                "are too tight to tell: raise the smallest ones"
+            )
+        elif free.all():
             return None
         slack *= 8
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from emsfl.results.labels import EMS_FL, MethodStyle, is_ablation, method_styles
+from emsfl.results.labels import EMS_FL, MethodStyle, domain_label, is_ablation, method_styles
 from emsfl.results.schema import CurvePoint, MethodResult, RunResult
 from emsfl.results.wording import BYTES_PER_MB, SECONDS_PER_HOUR
 
@@ -46,7 +46,7 @@ def accuracy_by_domain(result: RunResult) -> Chart:
             "type": "bar",
             "name": method.label,
             "meta": name,
-            "x": list(values),
+            "x": [domain_label(domain).replace(" ", "<br>") for domain in values],
             "y": [100 * spread.mean for spread in values.values()],
             "marker": {"color": f"${name}", "line": {"width": 0}, "pattern": pattern},
             "hovertemplate": f"{styles[name].label} %{{y:.1f}} %<extra></extra>",
@@ -64,6 +64,7 @@ def accuracy_by_domain(result: RunResult) -> Chart:
     layout |= {"barmode": "group", "bargap": 0.22, "bargroupgap": 0.06}
     layout["yaxis"]["rangemode"] = "tozero"
     layout["margin"]["b"] = 28
+    layout["xaxis"]["tickangle"] = 0
     layout["hovermode"] = "closest"
     return {"data": traces, "layout": layout}
 

@@ -17,9 +17,9 @@ from emsfl.results.schema import RunResult
 from emsfl.results.tables import TextTable, better_fedavg_of, print_tables, time_ratio
 from emsfl.results.wording import (
     BYTES_PER_MB,
-    FLOPS_PER_TFLOP,
     MISSING,
     amount,
+    compute_unit,
     evidence,
     hours_to_target,
     listing,
@@ -213,6 +213,9 @@ def _numbers(seeds: Sequence[int]) -> str:
 
 
 def _rows(comparison: Comparison) -> TextTable:
+    flops, compute = compute_unit(
+        [method.device_flops.mean for r in comparison.results for method in r.methods.values()]
+    )
     rows = []
     for run, result in zip(comparison.runs, comparison.results, strict=True):
         for name, method in result.methods.items():
@@ -227,7 +230,7 @@ def _rows(comparison: Comparison) -> TextTable:
                     MISSING if ratio is None else f"{ratio:.2f}",
                     amount(method.uploaded_bytes.mean / BYTES_PER_MB),
                     amount(method.upload_bytes_per_contact.mean / BYTES_PER_MB),
-                    amount(method.device_flops.mean / FLOPS_PER_TFLOP),
+                    amount(method.device_flops.mean / flops),
                 )
             )
     targets = [
@@ -245,7 +248,7 @@ def _rows(comparison: Comparison) -> TextTable:
             "of FedAvg's time",
             "upload MB",
             "MB per contact",
-            "compute TFLOP",
+            f"compute {compute}",
         ),
         rows=tuple(rows),
         text_columns=(0, 1),

@@ -10,11 +10,11 @@ from emsfl.results.schema import Assignment, MethodResult, RunResult
 from emsfl.results.tables import better_fedavg_of, time_ratio
 from emsfl.results.wording import (
     BYTES_PER_MB,
+    SECONDS_PER_HOUR,
     amount,
     count,
     evidence,
     hours,
-    hours_to_target,
     listing,
     percent,
     percent_spread,
@@ -74,7 +74,7 @@ def headline_figures(result: RunResult) -> list[Figure]:
         Figure(
             value=points(_difference(method, fedavg).mean),
             unit="points",
-            caption=f"against {fedavg.label}, the better form of FedAvg",
+            caption=f"against {_named(result, form)}",
         )
     )
     ratio = time_ratio(result, name)
@@ -87,7 +87,8 @@ def headline_figures(result: RunResult) -> list[Figure]:
             )
         )
     else:
-        reached = hours_to_target(method.time_to_target_s)
+        times = method.time_to_target_s.per_seed
+        reached = f"{sum(time is not None for time in times)} of {len(times)}"
         caption = f"seeds reached the final accuracy of {fedavg.label}"
         figures.append(Figure(value=reached, unit="", caption=caption))
     own, theirs = method.upload_bytes_per_contact.mean, fedavg.upload_bytes_per_contact.mean
@@ -108,7 +109,10 @@ def _difference(first: MethodResult, second: MethodResult) -> Difference:
 
 
 def _best(result: RunResult) -> str:
-    return max(result.methods, key=lambda name: result.methods[name].final_accuracy.mean)
+    """Return the method that ends highest, ablations aside unless there is nothing else."""
+    whole = [name for name in result.methods if not is_ablation(name)]
+    names = whole or list(result.methods)
+    return max(names, key=lambda name: result.methods[name].final_accuracy.mean)
 
 
 def _against(difference: Difference, rival: str) -> str:
@@ -121,10 +125,10 @@ def _against(difference: Difference, rival: str) -> str:
 
 def _accuracy(result: RunResult) -> list[Finding]:
     ems = result.methods[EMS_FL]
-    start = sum(result.initial_accuracy) / len(result.seeds)
+    pretrained = sum(result.initial_accuracy) / len(result.seeds)
     text = (
-        f"EMS-FL's merged model starts at {percent(start)} % and ends at "
-        f"{percent_spread(ems.final_accuracy)} %"
+        f"The pre-trained model has {percent(pretrained)} %; EMS-FL's merged model starts at "
+        f"{percent(_mean_curve(ems)[0])} % and ends at {percent_spread(ems.final_accuracy)} %"
     )
     form = better_fedavg_of(result)
     rivals = [
@@ -137,16 +141,14 @@ def _accuracy(result: RunResult) -> list[Finding]:
     compared = [
         _against(
             _difference(ems, result.methods[name]),
-            result.methods[name].label
-            + (", the better form of FedAvg" if name == form and _both_forms(result) else ""),
+            _named(result, name),
         )
         for name in rivals
     ]
-    findings = [Finding(topic="Accuracy", text=f"{text}.")]
-    if compared:
-        findings = [Finding(topic="Accuracy", text=f"{text}: {'; '.join(compared)}.")]
+    text += f": {'; '.join(compared)}." if compared else "."
+    findings = [Finding(topic="Accuracy", text=text + _caution(result))]
     best = _best(result)
-    if best != EMS_FL and not is_ablation(best):
+    if best != EMS_FL:
         others = result.methods[best]
         findings.append(
             Finding(
@@ -158,8 +160,12 @@ def _accuracy(result: RunResult) -> list[Finding]:
     return findings
 
 
-def _both_forms(result: RunResult) -> bool:
-    return all(form in result.methods for form in FEDAVG_FORMS)
+def _named(result: RunResult, name: str) -> str:
+    """Return the label, and for the better of two forms of FedAvg that it is the better."""
+    label = result.methods[name].label
+    both = all(form in result.methods for form in FEDAVG_FORMS)
+    chosen = both and name == better_fedavg_of(result)
+    return f"{label}, the better form of FedAvg" if chosen else label
 
 
 def _speed(result: RunResult) -> list[Finding]:
@@ -187,6 +193,9 @@ def _speed(result: RunResult) -> list[Finding]:
                 f"EMS-FL reaches {goal} with {num_reached} of {len(own.per_seed)} seeds, "
                 "so no mean time is given."
             )
+    behind_h = _behind_until_h(ems, fedavg)
+    if behind_h is not None:
+        text += f" On the mean curve it last lies behind {fedavg.label} at {behind_h:.1f} h."
     return [Finding(topic="Time", text=text)]
 
 
@@ -258,11 +267,9 @@ def _parts(result: RunResult) -> list[Finding]:
     ends = [f"{label} {_offset(difference)}" for label, difference in ablations.items()]
     text = f"Against the whole method, {listing(ends)}."
     unsettled = [label for label, difference in ablations.items() if not difference.settled]
-    if len(result.seeds) < MIN_SEEDS_FOR_INTERVAL:
-        text += f" {_num_seeds(result)} cannot rule out chance."
-    elif unsettled:
+    if unsettled and len(result.seeds) >= MIN_SEEDS_FOR_INTERVAL:
         text += f" The seeds do not settle the sign for {listing(unsettled)}."
-    return [Finding(topic="Ablations", text=text)]
+    return [Finding(topic="Ablations", text=text + _caution(result))]
 
 
 def _offset(difference: Difference) -> str:
@@ -272,8 +279,32 @@ def _offset(difference: Difference) -> str:
     return f"ends {shown.strip('+−')} points {'higher' if difference.mean > 0 else 'lower'}"
 
 
-def _num_seeds(result: RunResult) -> str:
-    return "One seed" if len(result.seeds) == 1 else f"{len(result.seeds)} seeds"
+def _caution(result: RunResult) -> str:
+    """Return a sentence to add where there are too few seeds for an interval, else nothing."""
+    num_seeds = len(result.seeds)
+    if num_seeds >= MIN_SEEDS_FOR_INTERVAL:
+        return ""
+    return f" {'One seed' if num_seeds == 1 else f'{num_seeds} seeds'} cannot rule out chance."
+
+
+def _mean_curve(method: MethodResult) -> list[float]:
+    """Return the accuracy at every time of the grid, meant over the seeds."""
+    return [
+        sum(point.accuracy for point in points) / len(points)
+        for points in zip(*method.curve, strict=True)
+    ]
+
+
+def _behind_until_h(first: MethodResult, second: MethodResult) -> float | None:
+    """Return the last hour of the grid at which `first` is the lower mean; None if never.
+
+    None also where it is the lower at the end, which is said elsewhere.
+    """
+    own, other = _mean_curve(first), _mean_curve(second)
+    behind = [position for position in range(len(own)) if own[position] < other[position]]
+    if not behind or behind[-1] == len(own) - 1:
+        return None
+    return first.curve[0][behind[-1]].time_s / SECONDS_PER_HOUR
 
 
 def _specialisation(result: RunResult) -> list[Finding]:

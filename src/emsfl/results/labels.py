@@ -130,6 +130,11 @@ def method_label(method: str) -> str:
     return _KNOWN[method].label if method in _KNOWN else method.replace("_", " ")
 
 
+def domain_label(domain: str) -> str:
+    """Return a domain's name in words: 'rotated_90' as 'rotated 90'."""
+    return domain.replace("_", " ")
+
+
 def method_styles(methods: Sequence[str]) -> dict[str, MethodStyle]:
     """Return the look of each method, in the order given."""
     unknown = [method for method in methods if method not in _KNOWN]

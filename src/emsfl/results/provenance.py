@@ -37,7 +37,7 @@ def collect_provenance(
     """Return what made the result, stamped with the present time.
 
     Args:
-        wall_time_s: real seconds that the run took, over all its resumptions.
+        wall_time_s: real seconds since the run was started, or last resumed.
         config_hash: of the resolved config.
         plan_hash: of the contact plan.
         data_hash: of the data set and its division.

@@ -39,7 +39,7 @@ def result_reference() -> str:
 
 def _section(name: str, section: dict[str, Any]) -> str:
     rows = [
-        f"| `{field}` | {_type(value)} | {_line(value.get('description', ''))} |"
+        f"| `{field}` | {_type(value)} | {_line(value['description'])} |"
         for field, value in section["properties"].items()
     ]
     head = "| field | type | meaning |\n| --- | --- | --- |"

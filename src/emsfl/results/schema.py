@@ -24,9 +24,11 @@ class Spread(_Section):
     """One quantity over the seeds."""
 
     mean: float
+    """Over the seeds."""
     std: float
     """Sample standard deviation (n - 1); 0 for one seed."""
     per_seed: list[float]
+    """One value per seed."""
 
 
 class TimeToTarget(_Section):
@@ -35,13 +37,16 @@ class TimeToTarget(_Section):
     mean: float | None
     """Mean over the seeds; None when a seed never reached its target."""
     per_seed: list[float | None]
+    """One time per seed; None where the seed never reached its target."""
 
 
 class CurvePoint(_Section):
     """The merged model at one point of the common grid of virtual times."""
 
     time_s: float
+    """Virtual time."""
     accuracy: float
+    """On the union of the domains' test sets, 0 to 1."""
     uploaded_bytes: int
     """Bytes that had reached the satellites by then, all clusters together."""
 
@@ -54,18 +59,25 @@ class MethodResult(_Section):
     final_accuracy: Spread
     """Merged model on the union of the domains' test sets, at the end."""
     accuracy_by_domain: dict[str, Spread]
+    """Merged model on each domain's test set, at the end."""
     submodel_accuracy: dict[str, Spread]
     """Every cluster's own model on its own domain; keys are cluster names."""
     time_to_target_s: TimeToTarget
+    """Against `RunResult.target_accuracy`."""
     uploaded_bytes: Spread
+    """Bytes that reached the satellites in the whole run, all clusters together."""
     downloaded_bytes: Spread
+    """Bytes that reached the sites in the whole run, all clusters together."""
     upload_bytes_per_contact: Spread
-    """Uploaded bytes of one update: the mean over all updates that arrived."""
+    """Uploaded bytes of one update: the mean over all that were merged; 0 without any."""
     num_updates: Spread
+    """Updates that arrived and were merged."""
     num_refused: Spread
     """Updates that the server refused (not finite, wrong shape, not this cluster's experts)."""
     device_flops: Spread
+    """Floating-point operations of training on all devices together."""
     energy_J: Spread
+    """Energy of all devices together, computing and transmitting."""
     peak_trainable_parameters: int
     """Largest number of parameters that one device trains at once."""
     curve: list[list[CurvePoint]]
@@ -85,20 +97,26 @@ class ContactStatistics(_Section):
     """How often one site is in contact."""
 
     site: str
+    """Name of the site, which is the cluster's name."""
     contacts_per_day: float
+    """Usable contacts over the days of the plan."""
     mean_duration_s: float
+    """Mean length of a contact."""
     mean_gap_s: float | None
     """Mean time between the end of a contact and the next start; None below two contacts."""
     longest_gap_s: float
-    """The ends of the plan count."""
+    """Longest time without contact; the ends of the plan count."""
     uplink_bits_per_day: float
+    """What the contacts can carry from site to satellite."""
     downlink_bits_per_day: float
+    """What the contacts can carry from satellite to site."""
 
 
 class Assignment(_Section):
     """Which expert belongs to which cluster, and how much routing weight each cluster keeps."""
 
     clusters: list[str]
+    """Names of all clusters."""
     owner: list[list[str | None]]
     """[layer][expert]: the owning cluster's name, or None where nobody owns the expert."""
     mass_kept: dict[str, list[float]]
@@ -109,15 +127,25 @@ class Provenance(_Section):
     """What made the result. Timestamps and wall time are the only fields that differ on a rerun."""
 
     created_utc: str
+    """When the result was written, ISO 8601."""
     wall_time_s: float
+    """Real seconds since the run was started, or last resumed."""
     emsfl_version: str
+    """Version of emsfl."""
     packages: dict[str, str]
+    """Versions of the installed packages that can change a number."""
     python: str
+    """Version of Python."""
     platform: str
+    """Operating system and machine type."""
     git_hash: str | None
+    """Commit of the checkout, with `-dirty` if changed; None when emsfl ran from none."""
     config_hash: str
+    """Hash of the resolved config."""
     plan_hash: str
+    """Hash of the contact plan."""
     data_hash: str
+    """Hash of the data set and its division over clusters and devices."""
     model_hash: dict[str, str]
     """Hash of the pre-trained model, per seed (as text)."""
 
@@ -126,16 +154,27 @@ class RunResult(_Section):
     """Everything a run reports."""
 
     schema_version: int
+    """Version of this schema; readers refuse newer ones."""
     name: str
+    """Name of the run, from its config."""
     seeds: list[int]
+    """Seeds that ran; every per-seed list follows them."""
     target_accuracy: list[float] | None
-    """Per seed, the final accuracy of the better FedAvg form; None when no FedAvg form ran."""
+    """Per seed, the final accuracy of the better FedAvg form; None when no FedAvg form ran.
+
+    Better is the form with the higher mean over the seeds; per seed its own final accuracy counts.
+    """
     initial_accuracy: list[float]
     """Per seed, the pre-trained model before any tuning, on the union of test sets."""
     methods: dict[str, MethodResult]
+    """Per method name."""
     assignment: dict[str, Assignment]
     """Per EMS-FL arm (method name), for the first seed."""
     timeline: dict[str, ClusterTimeline]
+    """Per cluster name."""
     contact_statistics: list[ContactStatistics]
+    """One entry per site."""
     config: dict[str, Any]
+    """The resolved config with every field."""
     provenance: Provenance
+    """What made the result."""

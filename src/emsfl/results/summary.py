@@ -34,16 +34,19 @@ class SeedRecord:
     submodel_accuracy: Mapping[str, float]
     """Per cluster, its own model on its own domain at the end; empty where there is none."""
     uploaded_bytes: int
-    """Over all clusters and the whole run, transfers cut off by its end included."""
+    """Bytes that reached the satellites by the end, all clusters together."""
     downloaded_bytes: int
+    """Bytes that reached the sites by the end, all clusters together."""
     update_bytes: Sequence[int]
-    """Size of each update that arrived and was accepted."""
+    """Size of each update that arrived and was merged."""
     num_refused: int
+    """Updates that arrived and were refused."""
     device_flops: float
-    """Over all devices."""
+    """Of training, over all devices."""
     energy_J: float
     """Over all devices, computing and transmitting."""
     peak_trainable_parameters: int
+    """Largest number of parameters that one device trains at once."""
 
 
 def build_result(

@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from emsfl.results.labels import EMS_FL
+from emsfl.results.labels import EMS_FL, domain_label
 from emsfl.results.paired import paired_difference
 from emsfl.results.schema import MethodResult, RunResult
 from emsfl.results.summary import better_fedavg
 from emsfl.results.wording import (
     BYTES_PER_MB,
-    FLOPS_PER_TFLOP,
     MISSING,
     amount,
+    compute_unit,
     count,
     duration,
     energy_unit,
@@ -85,7 +85,7 @@ def accuracy_table(result: RunResult) -> TextTable:
     )
     return TextTable(
         title="Accuracy at the end, %",
-        columns=("method", "merged model", *domains, "sub-models"),
+        columns=("method", "merged model", *(domain_label(d) for d in domains), "sub-models"),
         rows=tuple(rows),
         keys=tuple(result.methods),
         note=f"{spread}before any tuning {percent(start)}; sub-models on their own domain",
@@ -95,7 +95,8 @@ def accuracy_table(result: RunResult) -> TextTable:
 def cost_table(result: RunResult) -> TextTable:
     """Return what every method took: time to target, traffic, compute and energy, seed means."""
     methods = result.methods
-    joules, unit = energy_unit([method.energy_J.mean for method in methods.values()])
+    joules, energy = energy_unit([method.energy_J.mean for method in methods.values()])
+    flops, compute = compute_unit([method.device_flops.mean for method in methods.values()])
     rows = []
     for name, method in methods.items():
         ratio = time_ratio(result, name)
@@ -107,7 +108,7 @@ def cost_table(result: RunResult) -> TextTable:
                 MISSING if ratio is None else f"{ratio:.2f}",
                 amount(method.uploaded_bytes.mean / BYTES_PER_MB),
                 amount(method.upload_bytes_per_contact.mean / BYTES_PER_MB),
-                amount(method.device_flops.mean / FLOPS_PER_TFLOP),
+                amount(method.device_flops.mean / flops),
                 amount(method.energy_J.mean / joules),
             )
         )
@@ -119,8 +120,8 @@ def cost_table(result: RunResult) -> TextTable:
             "of FedAvg's time",
             "upload MB",
             "MB per contact",
-            "compute TFLOP",
-            f"energy {unit}",
+            f"compute {compute}",
+            f"energy {energy}",
         ),
         rows=tuple(rows),
         keys=tuple(methods),

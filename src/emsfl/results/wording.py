@@ -9,9 +9,9 @@ from emsfl.results.schema import Spread, TimeToTarget
 
 MISSING = "–"
 BYTES_PER_MB = 1e6
-FLOPS_PER_TFLOP = 1e12
 SECONDS_PER_HOUR = 3600.0
 _ENERGY_UNITS = ((1e6, "MJ"), (1e3, "kJ"), (1.0, "J"))
+_COMPUTE_UNITS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 
 
 def percent(share: float) -> str:
@@ -68,8 +68,17 @@ def count(value: float) -> str:
 
 def energy_unit(energies_J: Sequence[float]) -> tuple[float, str]:
     """Return (joules per unit, name) of the unit that suits the largest of the values."""
-    largest = max(energies_J, default=0.0)
-    return next((unit for unit in _ENERGY_UNITS if largest >= unit[0]), _ENERGY_UNITS[-1])
+    return _unit(energies_J, _ENERGY_UNITS)
+
+
+def compute_unit(operations: Sequence[float]) -> tuple[float, str]:
+    """Return (floating-point operations per unit, name) for the largest of the values."""
+    return _unit(operations, _COMPUTE_UNITS)
+
+
+def _unit(values: Sequence[float], units: Sequence[tuple[float, str]]) -> tuple[float, str]:
+    largest = max(values, default=0.0)
+    return next((unit for unit in units if largest >= unit[0]), units[-1])
 
 
 def hours_to_target(time: TimeToTarget) -> str:
@@ -84,7 +93,7 @@ def evidence(difference: Difference) -> str:
     """Return what the seeds say about a difference of accuracies, in words."""
     num_seeds = len(difference.per_seed)
     if num_seeds == 1:
-        return "one seed, so chance is not ruled out"
+        return "one seed"
     if difference.interval is None:
         return f"{num_seeds} seeds: {' and '.join(points(value) for value in difference.per_seed)}"
     low, high = (points(bound) for bound in difference.interval)

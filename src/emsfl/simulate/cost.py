@@ -18,7 +18,8 @@ class CostModel:
     def __init__(self, config: SimulateConfig, model: ModelSpec) -> None:
         """Read speeds from `config` and sizes from `model`."""
         self.config = config
-        self.model = model
+        self.num_experts = model.config.num_experts
+        self._full_forward = model.forward_flops()
 
     def step_flops(self, work: Work) -> float:
         """Return floating-point operations of one optimiser step of one device."""
@@ -41,6 +42,6 @@ class CostModel:
         return flops / (speed[site] if isinstance(speed, dict) else speed)
 
     def _forward(self, work: Work) -> dict[str, float]:
-        parts = dict(self.model.forward_flops())
-        parts["router"] *= experts_per_layer(work.owned) / self.model.config.num_experts
+        parts = dict(self._full_forward)
+        parts["router"] *= experts_per_layer(work.owned) / self.num_experts
         return parts

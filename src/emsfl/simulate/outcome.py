@@ -48,7 +48,6 @@ class Outcome:
             model=scenario.model,
             num_experts=scenario.model.config.num_experts,
             state=scenario.federation.pretrained,
-            gate=None,
             samples=test,
         )
         correct = executor.submit(evaluate, task).result()
@@ -73,7 +72,7 @@ class Outcome:
         return build_result(
             name=self.name,
             seeds=self.seeds,
-            records=self.records,
+            records={name: self.records[name] for name in config["methods"]},
             initial_accuracy=self.initial_accuracy,
             assignment=self.assignment,
             timeline=self._timeline(folder),

@@ -40,4 +40,4 @@ def add_scaled(state: Mapping[str, Tensor], delta: Mapping[str, Tensor], scale: 
 
 def num_bytes(state: Mapping[str, Tensor]) -> int:
     """Return the bytes that the tensors take, on a link or in memory."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    return sum(tensor.nbytes for tensor in state.values())

@@ -54,10 +54,8 @@
 
   const drawAll = () => Object.keys(charts).forEach(draw);
 
-  if (typeof DecompressionStream === "undefined") {
-    byId("too-old").hidden = false;
-    return;
-  }
+  if (typeof DecompressionStream === "undefined") return;
+  document.documentElement.classList.remove("no-charts");
   await loadPlotly();
   if (daySelect !== null && matchMedia("(max-width: 760px)").matches) daySelect.value = "0";
   drawAll();

@@ -1,0 +1,259 @@
+"""Read and write safetensors files as byte ranges, so that no tensor needs to fit in memory.
+
+The format (8 bytes of header length, a JSON header, the tensors' bytes) is described at
+https://github.com/huggingface/safetensors. Files are never mapped, so that the resident memory
+stays at one buffer whatever the file's size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from emsfl.errors import DataError
+from emsfl.files import atomic_path
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+CHUNK_BYTES = 1 << 24
+"""Bytes that are held at a time while copying."""
+MAX_HEADER_BYTES = 100_000_000
+"""The format's own limit."""
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes that have been handled since the last call."""
+
+
+class ByteRange(NamedTuple):
+    """Bytes in a file."""
+
+    path: Path
+    start: int
+    num_bytes: int
+
+    def read(self) -> Iterator[memoryview]:
+        """Yield the bytes in chunks of `CHUNK_BYTES`, the last one shorter.
+
+        Each view is valid until the next one is asked for.
+        """
+        buffer = memoryview(bytearray(min(self.num_bytes, CHUNK_BYTES)))
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            start, end = self.start, self.start + self.num_bytes
+            while start < end:
+                filled = 0
+                chunk = buffer[: end - start]
+                while filled < len(chunk):
+                    count = os.preadv(handle, [chunk[filled:]], start + filled)
+                    if not count:
+                        raise DataError(f"{self.path} ends at byte {start + filled}, before {end}")
+                    filled += count
+                yield chunk
+                start += filled
+        finally:
+            os.close(handle)
+
+    def copy_to(self, target: int, progress: Progress) -> None:
+        """Append the bytes to an open file, without a way through this process where possible."""
+        if sys.platform != "linux":
+            for chunk in self.read():
+                write_all(target, chunk, progress)
+            return
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            start, end = self.start, self.start + self.num_bytes
+            while start < end:
+                count = os.sendfile(target, handle, start, min(CHUNK_BYTES, end - start))
+                if not count:
+                    raise DataError(f"{self.path} ends at byte {start}, before {end}")
+                start += count
+                progress(count)
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """One tensor in one safetensors file."""
+
+    name: str
+    path: Path
+    dtype: str
+    """As the format names it, such as `BF16`."""
+    shape: tuple[int, ...]
+    start: int
+    """Offset of the first byte in the file."""
+    num_bytes: int
+
+    @property
+    def bytes_range(self) -> ByteRange:
+        """Where its bytes are."""
+        return ByteRange(self.path, self.start, self.num_bytes)
+
+    def whole(self) -> list[ByteRange]:
+        """Return its bytes as the pieces of a `NewTensor`."""
+        return [self.bytes_range]
+
+    def part(self, start: int, num_bytes: int) -> ByteRange:
+        """Return where some of its bytes are; `start` counts from its first one."""
+        return ByteRange(self.path, self.start + start, num_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTensor:
+    """One tensor of a file to be written; `pieces` yields exactly its bytes, in order."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterable[ByteRange | Buffer]]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size without the header."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+def read_header(path: Path) -> tuple[bytes, dict[str, StoredTensor]]:
+    """Return the raw header (length included) and the tensors in the order of their bytes.
+
+    Raises:
+        DataError: the file is missing, is no safetensors file, or is shorter or longer than its
+            header says.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            first = file.read(8)
+            length = struct.unpack("<Q", first)[0] if len(first) == 8 else -1
+            if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
+                raise DataError(f"{path} is no safetensors file, or its header is cut off")
+            text = file.read(length)
+    except FileNotFoundError:
+        raise DataError(f"tensor file {path} does not exist") from None
+    except OSError as error:
+        raise DataError(f"tensor file {path} cannot be read: {error.strerror}") from None
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        tensors = [_stored(path, 8 + length, name, entry) for name, entry in header.items()]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{path} has a header that is not safetensors: fetch it again") from None
+    tensors.sort(key=lambda tensor: (tensor.start, tensor.num_bytes))
+    end = 8 + length
+    for tensor in tensors:
+        if tensor.start != end:
+            raise DataError(f"{path}: tensor {tensor.name} overlaps another or leaves a hole")
+        end += tensor.num_bytes
+    if end != size:
+        raise DataError(
+            f"{path} has {size} bytes where its header says {end}: it is damaged or cut off; "
+            "fetch it again"
+        )
+    return first + text, {tensor.name: tensor for tensor in tensors}
+
+
+def _stored(path: Path, data_start: int, name: str, entry: Mapping[str, Any]) -> StoredTensor:
+    start, end = entry["data_offsets"]
+    shape = tuple(int(length) for length in entry["shape"])
+    dtype = entry["dtype"]
+    if dtype not in DTYPES:
+        raise DataError(
+            f"{path}: tensor {name} has dtype {dtype}, which is not supported; "
+            f"use one of {', '.join(DTYPES)}"
+        )
+    if end - start != math.prod(shape) * DTYPES[dtype].itemsize:
+        raise DataError(f"{path}: tensor {name} {list(shape)} does not fit its {end - start} bytes")
+    return StoredTensor(
+        name=name,
+        path=path,
+        dtype=dtype,
+        shape=shape,
+        start=data_start + start,
+        num_bytes=end - start,
+    )
+
+
+def sha256_of_file(path: Path, progress: Progress = lambda _count: None) -> str:
+    """Return the SHA-256 (hex) of a file's bytes."""
+    digest = hashlib.sha256()
+    for chunk in ByteRange(path, 0, path.stat().st_size).read():
+        digest.update(chunk)
+        progress(len(chunk))
+    return digest.hexdigest()
+
+
+def new_header(tensors: Sequence[NewTensor]) -> bytes:
+    """Return the header (length included) of a file that holds `tensors` in this order."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for tensor in tensors:
+        end = offset + tensor.num_bytes
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def write_file(path: Path, header: bytes, tensors: Sequence[NewTensor], progress: Progress) -> None:
+    """Write a safetensors file atomically, piece by piece.
+
+    Args:
+        path: where to; it appears only when it is whole and on disk.
+        header: as `new_header` or `read_header` gives it, for these tensors in this order.
+        tensors: what to write.
+        progress: told of all bytes written but the header's.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb", buffering=0) as file:
+        file.write(header)
+        end = len(header)
+        for tensor in tensors:
+            for piece in tensor.pieces():
+                if isinstance(piece, ByteRange):
+                    piece.copy_to(file.fileno(), progress)
+                else:
+                    write_all(file.fileno(), memoryview(piece), progress)
+            end += tensor.num_bytes
+            assert file.tell() == end, tensor.name
+
+
+def write_all(target: int, view: memoryview, progress: Progress) -> None:
+    """Append bytes to an open file."""
+    while view.nbytes:
+        written = os.write(target, view)
+        view = view[written:]
+        progress(written)

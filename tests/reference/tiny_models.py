@@ -1,0 +1,135 @@
+"""Tiny random models of every family, made from the stock configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+
+TEXT = (
+    "north south east west sun moon star sky rain wind snow cloud red green blue gold small great "
+    "one two three four five six seven eight good bad old new the a of and in on is was runs sees"
+)
+WORDS = TEXT.split()
+VOCABULARY = ["<pad>", "<unk>", "<s>", "</s>", *WORDS]
+NUM_EXPERTS = 8
+COMMON = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "intermediate_size": 24,
+    "num_experts_per_tok": 2,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+DEEPSEEK = {
+    "kv_lora_rank": 8,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "moe_intermediate_size": 24,
+    "n_routed_experts": NUM_EXPERTS,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "n_group": 2,
+    "topk_group": 1,
+    "num_hidden_layers": 3,
+}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("Mixtral", {"num_local_experts": NUM_EXPERTS}),
+    "olmoe": ("Olmoe", {"num_experts": NUM_EXPERTS}),
+    "qwen2_moe": (
+        "Qwen2Moe",
+        {
+            "num_experts": NUM_EXPERTS,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 24,
+        },
+    ),
+    "qwen3_moe": (
+        "Qwen3Moe",
+        {"num_experts": NUM_EXPERTS, "moe_intermediate_size": 24, "head_dim": 8},
+    ),
+    "deepseek_v2": ("DeepseekV2", {**DEEPSEEK, "topk_method": "group_limited_greedy"}),
+    "deepseek_v3": ("DeepseekV3", DEEPSEEK),
+    "gpt_oss": ("GptOss", {"num_local_experts": NUM_EXPERTS, "head_dim": 8}),
+    "granitemoe": ("GraniteMoe", {"num_local_experts": NUM_EXPERTS}),
+    "phimoe": ("Phimoe", {"num_local_experts": NUM_EXPERTS}),
+    "switch_transformers": (
+        "SwitchTransformers",
+        {
+            "d_model": 16,
+            "d_kv": 8,
+            "d_ff": 24,
+            "num_layers": 2,
+            "num_decoder_layers": 2,
+            "num_sparse_encoder_layers": 1,
+            "num_sparse_decoder_layers": 1,
+            "num_heads": 2,
+            "num_experts": NUM_EXPERTS,
+            "expert_capacity": 64,
+            "vocab_size": 64,
+            "pad_token_id": 0,
+            "eos_token_id": 3,
+            "decoder_start_token_id": 0,
+        },
+    ),
+}
+
+
+def make_model(family: str, seed: int = 0) -> nn.Module:
+    """Return a random model of a family, its routers random enough to choose differently."""
+    name, settings = FAMILIES[family]
+    is_switch = family == "switch_transformers"
+    suffix = "ForConditionalGeneration" if is_switch else "ForCausalLM"
+    fields = settings if is_switch else {**COMMON, **settings}
+    config = getattr(transformers, f"{name}Config")(**fields)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = getattr(transformers, f"{name}{suffix}")(config).eval()
+        with torch.no_grad():
+            for key, tensor in model.state_dict().items():
+                if "correction_bias" in key:
+                    tensor.normal_(std=0.3)
+                elif ("gate." in key or "router." in key) and "shared" not in key:
+                    tensor.normal_()
+    return model
+
+
+def save_model(family: str, folder: Path, shard_size: str = "20KB") -> nn.Module:
+    """Save a random model in shards, with a word tokenizer, and return it."""
+    model = make_model(family)
+    model.save_pretrained(folder, max_shard_size=shard_size)
+    save_tokenizer(folder)
+    return model
+
+
+def save_tokenizer(folder: Path) -> None:
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+    ).save_pretrained(folder)
+
+
+def make_inputs(family: str, seed: int = 1) -> dict[str, torch.Tensor]:
+    """Return token ids for a forward pass."""
+    ids = torch.randint(0, 64, (3, 12), generator=torch.Generator().manual_seed(seed))
+    if family == "switch_transformers":
+        return {"input_ids": ids, "decoder_input_ids": ids[:, :7]}
+    return {"input_ids": ids}
