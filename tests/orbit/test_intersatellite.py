@@ -18,7 +18,7 @@ LIMB_KM = 6378.137 + 80
 
 
 def sample(pair, times_s, max_range_km):
-    """Return how far the distance is below both limits, and the lowest satellite's radius, in km."""
+    """Return how far the distance is below both limits, and the lowest radius, in km."""
     place = earth_fixed([s.satrec for s in pair], EPOCH, times_s)
     assume(np.isfinite(place).all())
     distance = np.linalg.norm(place[0] - place[1], axis=1)
