@@ -4,6 +4,7 @@ from emsfl.moe.adapter import MoELayout, Owned, State, check_owned, find_moe_lay
 from emsfl.moe.config import ModelConfig, PretrainConfig
 from emsfl.moe.factory import ModelSpec, experts_per_layer
 from emsfl.moe.gate import DomainGate, DomainStatistics, fit_gate, gated, recording_features
+from emsfl.moe.gate_wrapper import load_gated
 from emsfl.moe.scoring import ScoreKind, scoring, scoring_probabilities
 from emsfl.moe.splitting import split_sizes, split_state, write_experts
 
@@ -22,6 +23,7 @@ __all__ = [
     "find_moe_layers",
     "fit_gate",
     "gated",
+    "load_gated",
     "recording_features",
     "scoring",
     "scoring_probabilities",
