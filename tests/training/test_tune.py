@@ -22,9 +22,7 @@ from emsfl.training.adam import ExpertAdam
 from emsfl.training.table_task import TableTask
 from emsfl.training.tunable import Tunable
 from emsfl.training.tune import TuneSettings, tune
-from tests.moe.test_checkpoints import make_assignment, make_table
-from tests.moe.test_upcycling import save_dense
-from tests.reference.tiny_models import WORDS, save_model
+from tests.reference.tiny_models import WORDS, make_assignment, make_table, save_dense, save_model
 
 
 def test_expert_adam_is_adam_where_every_expert_is_used() -> None:
@@ -109,7 +107,7 @@ def test_modes_agree_where_they_must(tuned: dict[str, dict[str, torch.Tensor]], 
     assert all(torch.equal(t, tuned["checkpointed"][n]) for n, t in tuned["plain"].items())
     for name in names:
         step = (tuned["plain"][name] - tuned["bf16"][name]).abs().max()
-        assert 0 < step < 5e-3, "bf16 rounds products, not what trains"
+        assert 0 < step < 1.2e-2, "a third of the way that 12 steps of Adam can go"
         assert not torch.equal(tuned["lora"][name], tuned["plain"][name])
     old: dict[str, torch.Tensor] = {}
     for path in part.glob("*.safetensors"):

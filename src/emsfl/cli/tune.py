@@ -59,6 +59,10 @@ def tune(
     train_shared: Annotated[
         bool, typer.Option("--train-shared/--freeze-shared", help="Train shared parameters too.")
     ] = True,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REGEX", help="Do not train parameters so named; repeatable."),
+    ] = None,
     precision: Annotated[
         Precision, typer.Option(help="bf16: frozen weights and products in bfloat16.")
     ] = Precision.FLOAT32,
@@ -100,6 +104,7 @@ def tune(
             "lora_rank": lora_rank,
             "lora_alpha": lora_alpha,
             "train_shared": train_shared,
+            "frozen": freeze or [],
             "precision": precision.value,
             "gradient_checkpointing": gradient_checkpointing,
             "max_length": max_length,

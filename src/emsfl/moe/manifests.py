@@ -129,7 +129,7 @@ class TrainingInfo(ConfigModel):
     """Samples of the cluster's data: the update's weight in the mean of the shared parameters."""
     mode: str
     train_shared: bool
-    settings: Mapping[str, str | int | float | bool | None]
+    settings: Mapping[str, str | int | float | bool | tuple[str, ...] | None]
     mean_loss: float | None
     """Over the last tenth of the steps."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ class Tunable:
         folder: Path,
         *,
         train_shared: bool,
+        frozen: Sequence[str] = (),
         low_precision: bool,
         lora: tuple[int, float] | None,
     ) -> None:
@@ -33,6 +36,7 @@ class Tunable:
         Args:
             folder: a checkpoint.
             train_shared: whether shared parameters train.
+            frozen: regular expressions; parameters in whose names one is found do not train.
             low_precision: hold in bfloat16 what is frozen.
             lora: rank and alpha of low-rank terms that train in place of the experts' weights.
         """
@@ -50,7 +54,10 @@ class Tunable:
             train_routers=False,
         )
         self.trained = {
-            name: p for name, p in self._named.items() if is_trained(name, self.layout, choice)
+            name: p
+            for name, p in self._named.items()
+            if is_trained(name, self.layout, choice)
+            and not any(re.search(pattern, name) for pattern in frozen)
         }
         self.groups = self._stacked_groups() if lora is None else self._add_lora(*lora)
         chosen = {id(p) for p in self.trained.values()}

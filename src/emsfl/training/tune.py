@@ -53,6 +53,8 @@ class TuneSettings(ConfigModel):
     lora_rank: int = Field(default=8, ge=1, le=1024)
     lora_alpha: float = Field(default=16.0, gt=0)
     train_shared: bool = True
+    frozen: tuple[str, ...] = ()
+    """Regular expressions: parameters in whose names one is found do not train."""
     precision: Literal["float32", "bf16"] = "float32"
     """`bf16`: what is frozen is held in bfloat16 and products are computed in it; what trains,
     and its optimiser state, stays in float32."""
@@ -117,6 +119,7 @@ def tune(
         tunable = Tunable(
             folder,
             train_shared=settings.train_shared,
+            frozen=settings.frozen,
             low_precision=settings.precision == "bf16",
             lora=lora,
         )
