@@ -46,7 +46,7 @@ evidence-demo: $(RUNTIME) ## the demo with three seeds and every ablation
 	@$(BIN)/emsfl run $(DEMO) --methods $(ALL_METHODS) --seeds 0,1,2 --workers 2
 
 test: $(COMPLETE) ## run the tests
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(COMPLETE) ## check style, types and the floors of the house
 	@$(BIN)/ruff check $(CODE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -49,12 +50,14 @@ assert call(["--help"]) == 0
 heavy = {"torch", "numpy", "scipy", "pydantic", "yaml", "plotly", "rich.console"} & set(sys.modules)
 assert not heavy, heavy
 """
-    taken_s = []
+    # Processor time: on a busy machine the clock on the wall measures the others.
+    used_s = []
     for _ in range(3):
-        started_s = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
-        taken_s.append(time.perf_counter() - started_s)
-    assert min(taken_s) < 0.5
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(used_s) < 0.5
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.reference.tiny_models import WORDS, save_dense, save_model
 
 from emsfl.cli import call
-from tests.reference.tiny_models import WORDS, save_dense, save_model
 
 Run = Callable[..., Any]
 
@@ -111,7 +111,10 @@ def test_upcycling_from_the_command_line(tmp_path: Path, run: Run) -> None:
     ("words", "message"),
     [
         (["inspect", "{tmp}/none"], "is no folder, and the hub did not give it"),
-        (["assign", "{tmp}/s.json", "--model", "{tmp}", "--out", "{tmp}/a"], "s.json does not exist"),
+        (
+            ["assign", "{tmp}/s.json", "--model", "{tmp}", "--out", "{tmp}/a"],
+            "s.json does not exist",
+        ),
         (
             ["split", "{tmp}", "--assignment", "{tmp}/a.json", "--out", "{tmp}/p"],
             "a.json does not exist",

@@ -13,7 +13,7 @@ from emsfl.data.files import ALL, Columns, Table, read_table
 from emsfl.errors import DataError
 
 ROWS = [
-    {"text": "ünï, \"quoted\"\nline", "label": "1", "domain": "north"},
+    {"text": 'ünï, "quoted"\nline', "label": "1", "domain": "north"},
     {"text": "second", "label": "0", "domain": "south"},
     {"text": "third", "label": "1", "domain": "north"},
 ]
@@ -47,7 +47,9 @@ def test_every_format_gives_the_same_table(tmp_path: Path, suffix: str) -> None:
 
 
 def test_columns_by_name_and_without_domains(tmp_path: Path) -> None:
-    source = write(tmp_path, "jsonl", [{"review": "good", "stars": 5}, {"review": "bad", "stars": 1}])
+    source = write(
+        tmp_path, "jsonl", [{"review": "good", "stars": 5}, {"review": "bad", "stars": 1}]
+    )
     table = read_table(source, Columns(input="review", label="stars"))
     assert table == Table(inputs=("good", "bad"), labels=("5", "1"), domains=(ALL, ALL))
     assert read_table(source, Columns(input="review")).labels is None
@@ -75,7 +77,9 @@ def test_image_folders(tmp_path: Path) -> None:
         (tmp_path / label).mkdir(exist_ok=True)
         image.new("RGB", (4, 4), (index, 0, 0)).save(tmp_path / label / f"{index}.png")
     table = read_table(str(tmp_path), Columns())
-    assert sorted(zip(table.labels or (), (x.getpixel((0, 0))[0] for x in table.inputs), strict=True)) == [
+    assert sorted(
+        zip(table.labels or (), (x.getpixel((0, 0))[0] for x in table.inputs), strict=True)
+    ) == [
         ("cat", 0),
         ("cat", 2),
         ("dog", 1),

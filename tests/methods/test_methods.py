@@ -123,7 +123,7 @@ def test_first_work_sends_nothing_then_only_shared_parameters(ems, federation):
 
 def test_merged_model_is_gated_and_ablations_are_not(ems, federation, settings):
     assert ems.merged().gate is not None
-    unknown = replace(federation, statistics=None)
+    unknown = replace(federation, scores=None, statistics=None)
     assert EmsFl(unknown, settings).merged().gate is None
 
 
@@ -188,22 +188,24 @@ def test_bad_update_is_refused_and_nothing_merged(ems, spoil):
     assert ems.version == 1
 
 
-def test_bad_statistics_and_scores_are_refused(ems, federation, settings):
-    ems.hand_out("north")
-    good = ems_update(ems, "north", 1.0)
-    with pytest.raises(UpdateRefusedError, match="domain mean"):
-        ems.receive(replace(good, statistics=good.statistics.scaled(float("nan"))))
+def test_bad_statistics_and_scores_are_refused(federation, settings):
     method = EmsFl(replace(federation, scores=None, statistics=None), settings)
-    method.hand_out("north")
-    with pytest.raises(UpdateRefusedError, match="scores"):
-        method.receive(
-            Update(
-                cluster="north",
-                version=0,
-                scores=torch.zeros(2, 3),
-                statistics=federation.statistics["north"],
-            )
-        )
+    good = Update(
+        cluster="north",
+        version=0,
+        scores=federation.scores["north"],
+        statistics=federation.statistics["north"],
+    )
+    for bad, message in (
+        (replace(good, scores=torch.zeros(2, 3)), "scores"),
+        (replace(good, statistics=None), "statistics are missing"),
+        (replace(good, statistics=good.statistics.__class__(
+            1.0, good.statistics.total * float("nan"), good.statistics.outer)), "domain mean"),
+    ):  # fmt: skip
+        method.hand_out("north")
+        with pytest.raises(UpdateRefusedError, match=message):
+            method.receive(bad)
+    assert method.scores == {}
 
 
 def test_update_nobody_asked_for_is_refused(ems):
@@ -215,9 +217,8 @@ def test_update_nobody_asked_for_is_refused(ems):
 
 
 @pytest.fixture
-def cluster(pretrained, statistics):
-    devices = [Device(state=pretrained, statistics=statistics) for _ in range(2)]
-    return Cluster("north", [0.5, 0.5], devices)
+def cluster():
+    return Cluster("north", [0.5, 0.5], [Device(), Device()])
 
 
 def test_rebase_keeps_each_devices_progress(ems, cluster, federation):

@@ -7,7 +7,14 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from emsfl.moe import DomainStatistics, ModelConfig, ModelSpec, fit_gate, gated
+from emsfl.moe import (
+    DomainStatistics,
+    ModelConfig,
+    ModelSpec,
+    fit_gate,
+    gate_features,
+    gated,
+)
 from emsfl.moe.gate import RIDGE, SHRINKAGE
 
 OWNER = torch.tensor([[0, 0, 1, 1, 2, 2, -1, -1], [2, 2, 1, 1, 0, 0, -1, -1]])
@@ -82,7 +89,45 @@ def test_a_certain_gate_equals_the_submodel():
         alone.get_submodule(info.router).register_forward_hook(
             lambda m, _i, out, layer=layer: m.select(out[0] + mask[layer])
         )
-    with torch.no_grad(), gated(model, layout, gate):
+    posterior = gate.log_posterior(torch.zeros(len(images), 16))
+    with torch.no_grad(), gated(model, layout, gate, posterior):
         torch.testing.assert_close(model(images), alone(images), atol=1e-5, rtol=1e-5)
     with torch.no_grad():
         assert torch.equal(model(images), spec.build(state)(images)), "hooks were left behind"
+
+
+@pytest.mark.parametrize("patch_px", [28, 14])
+def test_features_are_the_mean_input_of_the_first_expert_layer(patch_px):
+    config = ModelConfig(hidden_size=16, expert_size=24, num_experts=8, top_k=2, patch_px=patch_px)
+    spec = ModelSpec(config, num_classes=10)
+    model = spec.build(spec.initial_state(torch.Generator().manual_seed(7)))
+    images = torch.rand(6, 28, 28, generator=torch.Generator().manual_seed(8))
+    seen = []
+    model.get_submodule("blocks.0.moe").register_forward_pre_hook(
+        lambda _m, arguments: seen.append(arguments[0])
+    )
+    with torch.no_grad():
+        expected = model(images)
+    features = gate_features(model, spec.layout(), images)
+    assert features.shape == (6, 16)
+    assert torch.equal(features, seen[0].mean(1))
+    with torch.no_grad():
+        assert torch.equal(model(images), expected), "a hook was left behind"
+
+
+def test_every_token_of_an_image_gets_the_image_s_posterior():
+    config = ModelConfig(hidden_size=16, expert_size=24, num_experts=8, top_k=2, patch_px=14)
+    spec = ModelSpec(config, num_classes=10)
+    model, layout = spec.build(spec.initial_state(torch.Generator().manual_seed(7))), spec.layout()
+    gate = fit_gate([DomainStatistics.of(torch.randn(50, 16)) for _ in range(3)], OWNER)
+    sure = torch.full((3, 3), -30.0).fill_diagonal_(0.0)
+    chosen = []
+    with gated(model, layout, gate, sure), torch.no_grad():
+        for layer in layout.layers:
+            model.get_submodule(layer.router).register_forward_hook(
+                lambda _m, _i, routing: chosen.append(routing[2])
+            )
+        model(torch.rand(3, 28, 28, generator=torch.Generator().manual_seed(8)))
+    for layer, indices in enumerate(chosen):
+        owners = OWNER[layer][indices].reshape(3, -1)
+        assert owners.tolist() == [[image] * 8 for image in range(3)]

@@ -109,3 +109,27 @@ def test_impossible_scenarios_say_why():
         make_plan(scenario(server={"placement": "satellite", "satellite": "P1S9"}))
     with pytest.raises(DataError, match="does not exist"):
         make_plan(scenario(constellation={"elements": "missing.tle"}))
+
+
+def test_inter_satellite_links_are_contacts_of_both_directions():
+    links = {"rate_bps": 1e8, "max_range_km": 6000}
+    walker = WALKER | {"num_satellites": 24, "num_planes": 2}
+    plan = make_plan(scenario(constellation={"walker": walker}, inter_satellite=links))
+    lonely = make_plan(scenario(constellation={"walker": walker}))
+    assert plan.contacts("Quito") == lonely.contacts("Quito")
+    there, back = plan.capacity("P1S1", "P1S2"), plan.capacity("P1S2", "P1S1")
+    # Neighbours in one plane are 1870 km apart and always in sight.
+    assert there.bits_until(86_400) == pytest.approx(86_400 * 1e8)
+    assert there.bits_until(5000) == back.bits_until(5000)
+    between = plan.source >= len(plan.sites)
+    between &= plan.destination >= len(plan.sites)
+    assert len(plan) - between.sum() == len(lonely)
+
+
+def test_a_preset_constellation_with_a_preset_link():
+    config = scenario(
+        constellation={"preset": "iridium"}, link={"preset": "iridium-certus-700"}, hours=6
+    )
+    (svalbard, _) = make_plan(config).statistics()
+    assert svalbard.longest_gap_s < 120
+    assert svalbard.uplink_bits_per_day == pytest.approx(352_000 * 86_400, rel=0.02)

@@ -42,7 +42,7 @@ def satellites(draw) -> Satellite:
         epoch=EPOCH,
         mean_motion_rev_day=np.sqrt(398600.8 / semi_major_km**3) * 86400 / (2 * np.pi),
         eccentricity=eccentricity,
-        inclination_deg=draw(st.sampled_from([0.0, 90.0]) | st.floats(0, 180)),
+        inclination_deg=draw(st.sampled_from([0.0, 90.0]) | st.floats(0, 179.9)),
         raan_deg=draw(angle),
         argument_of_perigee_deg=draw(angle),
         mean_anomaly_deg=draw(angle),

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from emsfl.data import FederatedData, Samples
-from emsfl.methods import Device
 from emsfl.orbit import ContactPlan
 from emsfl.simulate import Scenario, SimulateConfig
 from emsfl.training import TrainingConfig
@@ -67,7 +66,7 @@ def data() -> FederatedData:
 
 
 @pytest.fixture
-def scenario(spec, federation, data, pretrained, statistics) -> Scenario:
+def scenario(spec, federation, data) -> Scenario:
     config = SimulateConfig(device_flops_per_s=100.0, evaluation_points=6)
     return Scenario(
         plan=make_plan(rate_bps=1e6),
@@ -77,8 +76,4 @@ def scenario(spec, federation, data, pretrained, statistics) -> Scenario:
         federation=federation,
         training=TrainingConfig(batch_size=8),
         config=config,
-        devices={
-            name: [Device(state=pretrained, statistics=statistics) for _ in shards]
-            for name, shards in data.shards.items()
-        },
     )

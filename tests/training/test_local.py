@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from emsfl.moe import DomainStatistics, ModelSpec, recording_features, split_state
+from emsfl.moe import ModelSpec, split_state
 from emsfl.training import TrainTask, train_locally
 from emsfl.training.local import batch_order
 
@@ -113,29 +113,6 @@ def test_submodel_training_leaves_foreign_experts_alone(task, spec, pretrained):
     sub = split_state(pretrained, spec.layout(), owned)
     result = train_locally(replace(task, state=sub, num_experts=2))
     assert result.state["blocks.0.moe.experts.up"].shape[0] == 2
-
-
-def test_domain_statistics_come_from_the_last_epoch_of_batches(task, spec, shard, statistics):
-    frozen = replace(task.settings, train_experts=False, train_shared=False, train_routers=True)
-    measured = train_locally(
-        replace(task, settings=frozen, statistics=statistics, num_steps=10)
-    ).statistics
-    # 40 samples in batches of 8: the last epoch is 5 batches, exactly one pass over the shard,
-    # and what lies below the first router is frozen, so its features are the shard's.
-    model, layout = spec.build(task.state), spec.layout()
-    with recording_features(model, layout) as features, torch.no_grad():
-        model(torch.from_numpy(shard.inputs))
-    expected = DomainStatistics.of(features[0])
-    assert measured is not None
-    assert measured.count == expected.count
-    torch.testing.assert_close(measured.mean, expected.mean)
-    torch.testing.assert_close(measured.covariance, expected.covariance)
-    # After 2 of 5 batches, the old statistics stand in for the other 24 of 40 samples.
-    partly = train_locally(
-        replace(task, settings=frozen, statistics=statistics, num_steps=2)
-    ).statistics
-    assert partly is not None
-    assert partly.count == pytest.approx(16 + 0.6 * statistics.count)
 
 
 @given(

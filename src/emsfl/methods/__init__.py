@@ -1,7 +1,7 @@
 """Federated methods: they react to what happened and decide what comes next."""
 
 from emsfl.methods.catalogue import METHODS, MethodEntry
-from emsfl.methods.cluster import Cluster, Device, sum_statistics
+from emsfl.methods.cluster import Bootstrap, Cluster, Device
 from emsfl.methods.config import MethodSettings
 from emsfl.methods.ems_fl import EmsFl
 from emsfl.methods.fedasync import FedAsync
@@ -21,6 +21,7 @@ from emsfl.methods.method import (
 __all__ = [
     "METHODS",
     "Activity",
+    "Bootstrap",
     "Cluster",
     "Device",
     "EmsFl",
@@ -36,5 +37,4 @@ __all__ = [
     "Upload",
     "Work",
     "num_trained_parameters",
-    "sum_statistics",
 ]

@@ -23,8 +23,15 @@ class Device:
     momentum: State = field(default_factory=dict)
     num_steps: int = 0
     """Steps trained so far: where it is in its order of batches."""
-    statistics: DomainStatistics | None = None
-    """What it knows of its domain."""
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """What a cluster knows of its data from the pre-trained model."""
+
+    scores: Tensor
+    """[L, E] float64, rows sum to 1."""
+    statistics: DomainStatistics
 
 
 @dataclass
@@ -58,8 +65,8 @@ class Cluster:
         self.snapshot_steps = [device.num_steps for device in self.devices]
         self.average = weighted_mean(self.snapshots, self.device_weights)
 
-    def build_update(self, federation: Federation, scores: Tensor | None = None) -> Update:
-        """Return the update that answers the cluster's work, from its last snapshot."""
+    def build_update(self, federation: Federation, bootstrap: Bootstrap | None = None) -> Update:
+        """Return the update that answers the cluster's work: its last snapshot, or `bootstrap`."""
         work = self.work
         if work is None:
             raise ValueError(f"{self.name} has no work to answer")
@@ -77,16 +84,13 @@ class Cluster:
                 values = {n: t for n, t in trained.items() if n not in shared}
             else:
                 values = trained
-        statistics = None
-        if work.measures_domain:
-            statistics = sum_statistics([device.statistics for device in self.devices])
         return Update(
             cluster=self.name,
             version=work.version,
             values=values,
             shared_delta=delta,
-            statistics=statistics,
-            scores=scores,
+            statistics=bootstrap.statistics if bootstrap else None,
+            scores=bootstrap.scores if bootstrap else None,
         )
 
     def take_over(self, work: Work, federation: Federation) -> None:
@@ -111,19 +115,3 @@ class Cluster:
         self.received = {name: start[name] for name in start if layout.is_shared(name)}
         self.work = work
         self.snapshots, self.snapshot_steps, self.average = [], [], {}
-
-
-def sum_statistics(parts: Sequence[DomainStatistics | None]) -> DomainStatistics:
-    """Return the statistics of all devices together, in their order.
-
-    Raises:
-        ValueError: a device has none.
-    """
-    total: DomainStatistics | None = None
-    for part in parts:
-        if part is None:
-            raise ValueError("a device has no domain statistics")
-        total = part if total is None else total + part
-    if total is None:
-        raise ValueError("no devices")
-    return total

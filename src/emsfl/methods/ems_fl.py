@@ -25,7 +25,15 @@ from emsfl.methods.method import (
     Upload,
     Work,
 )
-from emsfl.moe import DomainStatistics, Owned, State, fit_gate, split_state, write_experts
+from emsfl.moe import (
+    DomainGate,
+    DomainStatistics,
+    Owned,
+    State,
+    fit_gate,
+    split_state,
+    write_experts,
+)
 from emsfl.planning import Assignment, assign_experts, random_assignment
 from emsfl.training import LocalSettings, add_scaled
 
@@ -63,6 +71,7 @@ class EmsFl(Method):
         self.scores: dict[str, Tensor] = dict(federation.scores or {})
         self.statistics: dict[str, DomainStatistics] = dict(federation.statistics or {})
         self.assignment: Assignment | None = None
+        self.gate: DomainGate | None = None
         self.to_reset = set(federation.clusters)
         """Clusters that start from the server's model, not from their own."""
         self._assign_when_scored()
@@ -82,17 +91,14 @@ class EmsFl(Method):
             receive=Receive.RESET if resets else Receive.REBASE,
             upload=Upload.SPLIT,
             trains_while_uploading=True,
-            measures_domain=True,
             version=self.version,
         )
 
     def accept(self, update: Update, work: Work) -> None:
-        """Write the cluster's experts, add its shared delta, replace its statistics."""
-        if update.statistics is not None:
+        """Write the cluster's experts and add its shared delta; or keep its scores."""
+        if update.scores is not None and update.statistics is not None:
+            self.scores[update.cluster] = update.scores
             self.statistics[update.cluster] = update.statistics
-        if work.activity is Activity.SCORE:
-            if update.scores is not None:
-                self.scores[update.cluster] = update.scores
             self._assign_when_scored()
             return
         state = {**self.state, **{name: self.state[name].clone() for name in update.values}}
@@ -106,14 +112,8 @@ class EmsFl(Method):
         self.to_reset.add(cluster)
 
     def merged(self) -> MergedModel:
-        """Return the merged model, gated once every cluster's statistics are here."""
-        gate = None
-        if self.assignment is not None and len(self.statistics) == len(self.federation.clusters):
-            gate = fit_gate(
-                [self.statistics[c] for c in self.federation.clusters],
-                torch.from_numpy(self.assignment.owner),
-            )
-        return MergedModel(state=self.state, gate=gate)
+        """Return the merged model, gated once experts have been assigned."""
+        return MergedModel(state=self.state, gate=self.gate)
 
     def submodel(self, cluster: str) -> tuple[State, Owned]:
         """Return the cluster's own experts with the current shared parameters."""
@@ -158,7 +158,6 @@ class EmsFl(Method):
             settings=self.settings,
             activity=Activity.SCORE,
             num_steps=0,
-            measures_domain=True,
         )
 
     def _payload(self, cluster: str, resets: bool) -> State:
@@ -192,3 +191,5 @@ class EmsFl(Method):
                 min_experts_per_layer=limits[0],
                 max_experts_per_layer=limits[1],
             )
+        statistics = [self.statistics[c] for c in clusters]
+        self.gate = fit_gate(statistics, torch.from_numpy(self.assignment.owner))

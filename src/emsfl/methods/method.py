@@ -25,7 +25,7 @@ class Activity(StrEnum):
 
     TRAIN = "train"
     SCORE = "score"
-    """Score all experts of the full model on local data."""
+    """Score all experts of the pre-trained model on local data, and measure the domain."""
 
 
 class Receive(StrEnum):
@@ -62,8 +62,6 @@ class Work:
     num_steps: int | None = None
     """Local steps before the upload; None: as many as fit before the next contact."""
     trains_while_uploading: bool = False
-    measures_domain: bool = False
-    """Whether the update carries statistics for the domain gate."""
     version: int = 0
     """The server's version that the payload was taken from."""
 
@@ -190,6 +188,11 @@ def check_update(update: Update, work: Work, federation: Federation) -> None:
         num_layers = len(federation.layout.layers)
         expected = (num_layers, federation.layout.layers[0].num_experts)
         _check_tensor(update.cluster, "scores", update.scores, expected)
+        if update.statistics is None:
+            raise UpdateRefusedError(f"{update.cluster}: domain statistics are missing")
+        size = len(update.statistics.total)
+        _check_tensor(update.cluster, "domain mean", update.statistics.total, (size,))
+        _check_tensor(update.cluster, "domain spread", update.statistics.outer, (size, size))
     names = [
         name
         for name in federation.pretrained
@@ -213,12 +216,6 @@ def check_update(update: Update, work: Work, federation: Federation) -> None:
                 if axis is not None:
                     shape[axis] = len(ids)
             _check_tensor(update.cluster, name, tensors[name], tuple(shape))
-    if work.measures_domain and update.statistics is None:
-        raise UpdateRefusedError(f"{update.cluster}: domain statistics are missing")
-    if update.statistics is not None:
-        size = len(update.statistics.total)
-        _check_tensor(update.cluster, "domain mean", update.statistics.total, (size,))
-        _check_tensor(update.cluster, "domain spread", update.statistics.outer, (size, size))
 
 
 def _check_tensor(cluster: str, name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:

@@ -2,8 +2,9 @@
 
 p(e | x) = sum_c p(c | input) p(e | own experts of c, x), as logits
 log p(c(e) | input) + log softmax over the own experts of c(e); experts that nobody owns get no
-mass. The posterior is Gaussian discriminant analysis on one feature vector per input, the hidden
-state at the first MoE layer averaged over tokens.
+mass. The posterior is Gaussian discriminant analysis on one feature vector per input: the hidden
+state at the first MoE layer of the pre-trained model, averaged over tokens. Features of the tuned
+model would move under the statistics (`docs/decisions/0006-gate-features.md`).
 
 Shapes: N inputs, T tokens, D features, C clusters, E experts.
 """
@@ -43,10 +44,6 @@ class DomainStatistics:
         """Return the statistics of features [N, D]."""
         features = features.double()
         return cls(float(len(features)), features.sum(0), features.T @ features)
-
-    def scaled(self, weight: float) -> DomainStatistics:
-        """Return the statistics as if every sample counted `weight` times."""
-        return DomainStatistics(self.count * weight, self.total * weight, self.outer * weight)
 
     def __add__(self, other: DomainStatistics) -> DomainStatistics:
         """Return the statistics of both sets of inputs."""
@@ -121,36 +118,46 @@ def fit_gate(statistics: Sequence[DomainStatistics], owner: Tensor) -> DomainGat
     )
 
 
-@contextmanager
-def recording_features(model: nn.Module, layout: MoELayout) -> Iterator[list[Tensor]]:
-    """While active, every forward pass appends its features [N, D] to the list that is yielded."""
-    features: list[Tensor] = []
+class _FirstLayerReached(Exception):  # noqa: N818 - no error: it ends a forward pass early
+    """Carries the features out of a forward pass that need not go on."""
 
-    def record(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        features.append(inputs[0].detach().mean(1))
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
 
-    handle = model.get_submodule(layout.layers[0].name).register_forward_pre_hook(record)
+
+@torch.no_grad()
+def gate_features(model: nn.Module, layout: MoELayout, inputs: Tensor) -> Tensor:
+    """Return the features [N, D] of `inputs`: the pass ends at the first MoE layer.
+
+    `model` holds the pre-trained parameters, before and after tuning alike: statistics that were
+    once taken stay true while the shared parameters are tuned.
+    """
+
+    def leave(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        raise _FirstLayerReached(arguments[0].mean(1))
+
+    handle = model.get_submodule(layout.layers[0].name).register_forward_pre_hook(leave)
     try:
-        yield features
+        model(inputs)
+    except _FirstLayerReached as reached:
+        return reached.features
     finally:
         handle.remove()
+    raise RuntimeError("the forward pass did not reach the first MoE layer")
 
 
 @contextmanager
-def gated(model: nn.Module, layout: MoELayout, gate: DomainGate) -> Iterator[None]:
-    """While active, `model` routes by `gate` in every MoE layer."""
-    current: list[Tensor] = []
-
-    def see(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        hidden = inputs[0]
-        posterior = gate.log_posterior(hidden.detach().mean(1))
-        current[:] = [posterior.repeat_interleave(hidden.shape[1], 0)]
-
-    handles: list[Any] = [model.get_submodule(layout.layers[0].name).register_forward_pre_hook(see)]
+def gated(
+    model: nn.Module, layout: MoELayout, gate: DomainGate, log_posterior: Tensor
+) -> Iterator[None]:
+    """While active, `model` routes N inputs by their `log_posterior` [N, C] in every MoE layer."""
+    handles: list[Any] = []
     for index, layer in enumerate(layout.layers):
 
         def reroute(module: Any, _inputs: Any, routing: Any, index: int = index) -> Any:
-            return module.select(gate.gated_logits(index, routing[0], current[0]))
+            num_tokens = len(routing[0]) // len(log_posterior)
+            per_token = log_posterior.repeat_interleave(num_tokens, 0)
+            return module.select(gate.gated_logits(index, routing[0], per_token))
 
         handles.append(model.get_submodule(layer.router).register_forward_hook(reroute))
     try:

@@ -87,7 +87,7 @@ def _build(config: OrbitConfig, satellites: list[Satellite], elements: str) -> C
     satellites = _with_server(config, satellites)
     shared = {site.name for site in config.sites} & {satellite.name for satellite in satellites}
     if shared:
-        raise ConfigError(f"{shared.pop()!r} names a site and a satellite; rename the site")
+        raise ConfigError(f"{min(shared)!r} names a site and a satellite; rename the site")
     sites = [Site(**site.model_dump()) for site in config.sites]
     duration_s = config.hours * 3600
     windows = find_windows(satellites, sites, config.start, duration_s, config.min_elevation_deg)

@@ -49,7 +49,7 @@ def merge_plans(first: ContactPlan, second: ContactPlan) -> ContactPlan:
         raise UserError("merge the plan that begins earlier with the later one, in this order")
     sites = tuple(dict.fromkeys(first.sites + second.sites))
     satellites = tuple(dict.fromkeys(first.satellites + second.satellites))
-    for name in set(sites) & set(satellites):
+    for name in sorted(set(sites) & set(satellites)):
         raise UserError(f"{name!r} is a site in one plan and a satellite in the other; rename it")
     numbers = {name: number for number, name in enumerate(sites + satellites)}
     pair = (first, second)
@@ -94,7 +94,7 @@ def with_outages(
         raise UserError(f"mean times {mean_up_s} s up and {mean_down_s} s down must be above 0")
     for name in plan.nodes if nodes is None else nodes:
         downs = _downs(generator, mean_up_s, mean_down_s, plan.duration_s)
-        plan = _without(plan, plan.nodes.index(name), downs)
+        plan = _without(plan, plan.number_of(name), downs)
     return replace(
         plan,
         settings={**plan.settings, "outages": {"up_s": mean_up_s, "down_s": mean_down_s}},

@@ -76,9 +76,9 @@ def checked_positions(
 ) -> tuple[Floats, list[str]]:
     """Return positions as `earth_fixed` does, and for each satellite what is wrong with them.
 
-    Besides SGP4's own error codes: far from their epoch, drag terms can outrun the elements
-    without an error. The positions then no longer move as the velocities say (Simpson's rule over
-    the first and last three times, which must be equally spaced for this to mean anything).
+    SGP4 has error codes, and fails without one where drag terms outrun old elements, or where an
+    orbit is singular (deep space at 180 degrees). Positions then do not move as the velocities
+    say, by Simpson's rule over the first and last three times, if these are equally spaced.
 
     Args:
         satrecs: N satellites.
@@ -125,7 +125,7 @@ def _faults(
         if first:
             found.append(_ERROR_TEXTS.get(first[0], SGP4_ERRORS[first[0]]))
         else:
-            found.append("drag has outrun the elements" if ran else "")
+            found.append("unphysical motion" if ran else "")
     return found
 
 

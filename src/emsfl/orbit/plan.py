@@ -117,7 +117,7 @@ class ContactPlan:
 
     def contacts(self, site: str) -> list[Contact]:
         """Return the contacts of `site` in time order; both directions of a pass count once."""
-        number = self._node(site)
+        number = self.number_of(site)
         chosen = np.flatnonzero((self.source == number) | (self.destination == number))
         nodes = self.nodes
         found = dict.fromkeys(
@@ -132,7 +132,7 @@ class ContactPlan:
 
     def next_contact(self, node: str, time_s: float) -> DirectedContact | None:
         """Return the contact of `node` that starts first among those not over at `time_s`."""
-        number = self._node(node)
+        number = self.number_of(node)
         mine = (self.source == number) | (self.destination == number)
         rows = np.flatnonzero(mine & (self.end_s > time_s))
         return self._directed(int(rows[0])) if len(rows) else None
@@ -175,8 +175,8 @@ class ContactPlan:
             destination: name of a node; None is any.
         """
         key = (
-            -1 if source is None else self._node(source),
-            -1 if destination is None else self._node(destination),
+            -1 if source is None else self.number_of(source),
+            -1 if destination is None else self.number_of(destination),
         )
         if key not in self._capacities:
             chosen = np.ones(len(self), dtype=np.bool_)
@@ -214,7 +214,8 @@ class ContactPlan:
     def _numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.nodes)}
 
-    def _node(self, name: str) -> int:
+    def number_of(self, name: str) -> int:
+        """Return the number of a node, as in `source` and `destination`."""
         if name not in self._numbers:
             near = difflib.get_close_matches(name, self.nodes, n=1, cutoff=0.0)
             raise UserError(f"the plan has no node {name!r}; did you mean {near[0]!r}?")

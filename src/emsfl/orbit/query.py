@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from emsfl.config import load_config
+from emsfl.errors import ConfigError
 from emsfl.orbit.allocation import Slot, allocate, every_window
 from emsfl.orbit.build import assemble, elevation_of
-from emsfl.orbit.config import ContactsConfig, LinkPreset
+from emsfl.orbit.config import ContactsConfig
 from emsfl.orbit.contacts import ElementsWarning, Windows, find_windows
 from emsfl.orbit.czml import to_czml
 from emsfl.orbit.elements import read_elements
@@ -119,7 +120,10 @@ def ask(elements: Path, sites: Path, link: str, settings: Mapping[str, Any]) -> 
 
 def _link(text: str) -> dict[str, object]:
     """Return the config of a link that was given as one word."""
-    if "," in text and text not in set(LinkPreset):
-        up, _, down = text.partition(",")
-        return {"uplink_bps": up, "downlink_bps": down}
-    return {"preset": text}
+    up, comma, down = text.partition(",")
+    if not comma:
+        return {"preset": text}
+    try:
+        return {"uplink_bps": float(up), "downlink_bps": float(down)}
+    except ValueError:
+        raise ConfigError(f"link {text!r} must be two bit rates such as 352000,704000") from None

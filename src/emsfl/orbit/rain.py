@@ -14,7 +14,7 @@ from emsfl.orbit.sites import Site
 Floats = NDArray[np.float64]
 
 # The models hold from 5 degrees up; attenuation is nearly linear in 1 / sin(elevation).
-_GRID_DEG = np.array([5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 75, 90], dtype=float)
+_GRID_DEG = np.array([5, 6, 8, 10, 15, 20, 30, 45, 60, 90], dtype=float)
 _DISH_M = 0.6  # asked for by the package; enters its scintillation only, which is left out
 
 

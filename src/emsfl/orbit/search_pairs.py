@@ -40,7 +40,7 @@ def _margin(
         first_product += first[axis] * first_rate[axis]
         second_product += second[axis] * second_rate[axis]
     distance = np.sqrt(square)
-    distance_rate = closing / distance
+    distance_rate = closing / distance if distance > 0.0 else 0.0
     if first_square <= 0.0 or second_square <= 0.0:
         return -distance, -distance_rate
     reach = np.sqrt(first_square) + np.sqrt(second_square)

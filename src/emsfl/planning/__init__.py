@@ -8,12 +8,60 @@ from emsfl.planning.assignment import (
     mass_kept,
     random_assignment,
 )
+from emsfl.planning.bound import (
+    TERMS,
+    GapBound,
+    GradientBound,
+    Scenario,
+    best_step_size,
+    gap_bound,
+    gradient_bound,
+)
+from emsfl.planning.deviation import Constants, Rates, rates
+from emsfl.planning.gate_bound import (
+    MergedBound,
+    gate_bound,
+    leak_floor,
+    merged_loss,
+    soft_gate_bound,
+)
+from emsfl.planning.schedule import (
+    Exchange,
+    Rounds,
+    Schedule,
+    asynchronous,
+    exchanges_in_contacts,
+    fedavg_rounds,
+    synchronous,
+)
 
 __all__ = [
     "NOBODY",
+    "TERMS",
     "Assignment",
+    "Constants",
+    "Exchange",
+    "GapBound",
+    "GradientBound",
+    "MergedBound",
     "Objective",
+    "Rates",
+    "Rounds",
+    "Scenario",
+    "Schedule",
     "assign_experts",
+    "asynchronous",
+    "best_step_size",
+    "exchanges_in_contacts",
+    "fedavg_rounds",
+    "gap_bound",
+    "gate_bound",
+    "gradient_bound",
+    "leak_floor",
     "mass_kept",
+    "merged_loss",
     "random_assignment",
+    "rates",
+    "soft_gate_bound",
+    "synchronous",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from emsfl.data import FederatedData, Samples
 from emsfl.methods import MergedModel, Method
-from emsfl.moe import ModelSpec, experts_per_layer
+from emsfl.moe import ModelSpec, State, experts_per_layer
 from emsfl.simulate.executor import Executor, Pending
 from emsfl.simulate.ledger import Ledger
 from emsfl.training import EvaluateTask, evaluate
@@ -59,7 +59,8 @@ class Judge:
                 correct = curve[-1].correct
             else:
                 shown = merged if gated else MergedModel(state=merged.state)
-                correct = executor.submit(evaluate, self._task(shown))
+                task = self._task(shown, method.federation.pretrained)
+                correct = executor.submit(evaluate, task)
             curve.append(_Point(time_s, ledger.uploaded_bytes, correct))
 
     def accuracy_by_domain(self, name: str, index: int = -1) -> dict[str, float]:
@@ -92,7 +93,6 @@ class Judge:
                 model=self.model,
                 num_experts=experts_per_layer(owned),
                 state=state,
-                gate=None,
                 samples={domain: self.samples[domain]},
             )
             pending[cluster] = executor.submit(evaluate, task)
@@ -119,12 +119,13 @@ class Judge:
             name: [_Point(*point) for point in curve] for name, curve in saved["curves"].items()
         }
 
-    def _task(self, merged: MergedModel) -> EvaluateTask:
+    def _task(self, merged: MergedModel, pretrained: State) -> EvaluateTask:
         return EvaluateTask(
             model=self.model,
             num_experts=self.model.config.num_experts,
             state=merged.state,
             gate=merged.gate,
+            pretrained=pretrained if merged.gate is not None else None,
             samples=self.samples,
         )
 

@@ -48,7 +48,6 @@ class Outcome:
             model=scenario.model,
             num_experts=scenario.model.config.num_experts,
             state=scenario.federation.pretrained,
-            gate=None,
             samples=test,
         )
         correct = executor.submit(evaluate, task).result()

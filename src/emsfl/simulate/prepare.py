@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from emsfl.data import DataConfig, load_data
-from emsfl.methods import Cluster, Device, Federation, sum_statistics
+from emsfl.methods import Federation
 from emsfl.moe import ModelConfig, ModelSpec
 from emsfl.orbit import ContactPlan
 from emsfl.simulate.config import SimulateConfig
 from emsfl.simulate.executor import Executor
 from emsfl.simulate.simulate import Scenario
-from emsfl.simulate.site import bootstrap
+from emsfl.simulate.site import make_cluster, measure_cluster
 from emsfl.training import TrainingConfig, pretrain
 
 
@@ -37,18 +37,16 @@ def prepare(
     pretrained = pretrain(model, data.public, seed, cache_dir)
     counts = {name: sum(len(shard) for shard in data.shards[name]) for name in clusters}
     total = sum(counts.values())
-    devices, scores, statistics = {}, {}, {}
-    for name in clusters:
-        shards = data.shards[name]
-        weights = [len(shard) / counts[name] for shard in shards]
-        cluster = Cluster(name, weights, [Device(state=pretrained) for _ in shards])
-        if config.bootstrap == "preinstalled":
-            scores[name] = bootstrap(
-                cluster, shards, executor, model, training.score_kind, training.score_samples
+    scores, statistics = None, None
+    if config.bootstrap == "preinstalled":
+        measured = {
+            name: measure_cluster(
+                make_cluster(name, data), data.shards[name], executor, model, pretrained, training
             )
-            statistics[name] = sum_statistics([device.statistics for device in cluster.devices])
-        devices[name] = cluster.devices
-    preinstalled = config.bootstrap == "preinstalled"
+            for name in clusters
+        }
+        scores = {name: found.scores for name, found in measured.items()}
+        statistics = {name: found.statistics for name, found in measured.items()}
     federation = Federation(
         clusters=tuple(clusters),
         weights={name: counts[name] / total for name in clusters},
@@ -56,8 +54,8 @@ def prepare(
         layout=model.layout(),
         top_k=model_config.top_k,
         seed=seed,
-        scores=scores if preinstalled else None,
-        statistics=statistics if preinstalled else None,
+        scores=scores,
+        statistics=statistics,
     )
     return Scenario(
         plan=plan,
@@ -67,5 +65,4 @@ def prepare(
         federation=federation,
         training=training,
         config=config,
-        devices=devices,
     )

@@ -17,8 +17,6 @@ from emsfl.data import FederatedData
 from emsfl.errors import UpdateRefusedError
 from emsfl.methods import (
     Activity,
-    Cluster,
-    Device,
     Federation,
     Method,
     Receive,
@@ -32,7 +30,7 @@ from emsfl.simulate.cost import CostModel
 from emsfl.simulate.executor import Executor
 from emsfl.simulate.judge import Judge
 from emsfl.simulate.ledger import Ledger
-from emsfl.simulate.site import Phase, Site
+from emsfl.simulate.site import Phase, Site, make_cluster, measure_cluster
 from emsfl.training import TrainingConfig, num_bytes
 
 
@@ -59,8 +57,6 @@ class Scenario:
     federation: Federation
     training: TrainingConfig
     config: SimulateConfig
-    devices: Mapping[str, list[Device]]
-    """Per cluster, the devices at the epoch."""
 
 
 class Simulation:
@@ -213,14 +209,19 @@ class Simulation:
         """Take the snapshot and send it; where the work says so, training goes on."""
         cluster, work = site.cluster, _work_of(site)
         site.collect_training()
-        scores = None
+        bootstrap = None
         if work.activity is Activity.SCORE:
-            training = self.scenario.training
-            scores = site.score(
-                self.executor, self.scenario.model, training.score_kind, training.score_samples
+            scenario = self.scenario
+            bootstrap = measure_cluster(
+                cluster,
+                site.shards,
+                self.executor,
+                scenario.model,
+                scenario.federation.pretrained,
+                scenario.training,
             )
         cluster.take_snapshot()
-        site.update = cluster.build_update(self.scenario.federation, scores)
+        site.update = cluster.build_update(self.scenario.federation, bootstrap)
         site.phase, site.transfer_started_s = Phase.UPLOADING, self.now_s
         site.free_since_s = self.now_s
         site.steps_left = self.scenario.config.max_local_steps_per_contact
@@ -306,15 +307,9 @@ def _work_of(site: Site) -> Work:
 
 
 def _site(scenario: Scenario, index: int, name: str) -> Site:
-    shards = scenario.data.shards[name]
-    sizes = [len(shard) for shard in shards]
-    devices = [
-        Device(state=d.state, momentum=d.momentum, statistics=d.statistics)
-        for d in scenario.devices[name]
-    ]
     return Site(
         index=index,
-        cluster=Cluster(name, [size / sum(sizes) for size in sizes], devices),
-        shards=shards,
+        cluster=make_cluster(name, scenario.data),
+        shards=scenario.data.shards[name],
         contacts=[(c.start_s, c.end_s) for c in scenario.plan.contacts(name)],
     )

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from emsfl.data import Samples
-from emsfl.methods import Activity, Cluster, Update, Work
-from emsfl.moe import ModelSpec, ScoreKind
+from emsfl.data import FederatedData, Samples
+from emsfl.methods import Bootstrap, Cluster, Device, Update, Work
+from emsfl.moe import ModelSpec, State
 from emsfl.simulate.executor import Executor, Pending
 from emsfl.training import (
     MeasureTask,
+    TrainingConfig,
     TrainTask,
     first_samples,
     measure_domain,
@@ -97,7 +98,6 @@ class Site:
                     first_step=device.num_steps,
                     num_steps=self.segment_steps,
                     settings=work.settings,
-                    statistics=device.statistics if work.measures_domain else None,
                 ),
             )
             for number, (device, shard) in enumerate(
@@ -111,16 +111,7 @@ class Site:
             result = pending.result()
             device.state, device.momentum = result.state, result.momentum
             device.num_steps += self.segment_steps
-            if result.statistics is not None:
-                device.statistics = result.statistics
         self.pending, self.segment_steps = [], 0
-
-    def score(self, executor: Executor, model: ModelSpec, kind: ScoreKind, max_samples: int) -> Any:
-        """Score the experts that the devices hold; return the cluster's scores [L, E]."""
-        work = self.cluster.work
-        if work is None or work.activity is not Activity.SCORE:
-            raise ValueError(f"{self.cluster.name} was not asked for scores")
-        return bootstrap(self.cluster, self.shards, executor, model, kind, max_samples)
 
     def save(self) -> dict[str, Any]:
         """Return everything that changes, for a checkpoint."""
@@ -151,35 +142,41 @@ class Site:
         c.snapshot_steps = saved["snapshot_steps"]
 
 
-def bootstrap(
+def make_cluster(name: str, data: FederatedData) -> Cluster:
+    """Return the cluster `name` with devices that hold nothing yet."""
+    sizes = [len(shard) for shard in data.shards[name]]
+    return Cluster(name, [size / sum(sizes) for size in sizes], [Device() for _ in sizes])
+
+
+def measure_cluster(
     cluster: Cluster,
     shards: Sequence[Samples],
     executor: Executor,
     model: ModelSpec,
-    kind: ScoreKind,
-    max_samples: int,
-) -> Any:
-    """Measure the domain and score the experts of the full model on every device.
+    pretrained: State,
+    training: TrainingConfig,
+) -> Bootstrap:
+    """Score the experts of the pre-trained model and measure the domain on every device.
 
     Returns:
-        The scores of the cluster [L, E]: the mean of its devices', by their share of samples.
+        The mean of the devices' scores, by their share of samples, and the sum of their
+        statistics.
     """
     tasks = [
         MeasureTask(
             model=model,
             num_experts=model.config.num_experts,
-            state=device.state,
-            shard=first_samples(shard, max_samples),
-            score_kind=kind,
+            state=pretrained,
+            shard=first_samples(shard, training.score_samples),
+            score_kind=training.score_kind,
         )
-        for device, shard in zip(cluster.devices, shards, strict=True)
+        for shard in shards
     ]
     scored = [executor.submit(score_experts, task) for task in tasks]
     measured = [executor.submit(measure_domain, task) for task in tasks]
-    for device, statistics in zip(cluster.devices, measured, strict=True):
-        device.statistics = statistics.result()
     scores = [
         weight * score.result()
         for weight, score in zip(cluster.device_weights, scored, strict=True)
     ]
-    return sum(scores[1:], scores[0])
+    first, *others = [statistics.result() for statistics in measured]
+    return Bootstrap(sum(scores[1:], scores[0]), sum(others, first))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emsfl.data import Samples
-from emsfl.moe import DomainStatistics, ModelSpec, MoELayout, State, recording_features
+from emsfl.moe import ModelSpec, MoELayout, State
 from emsfl.training.config import LocalSettings
 from emsfl.training.sgd import ExpertSGD
 
@@ -35,8 +35,6 @@ class TrainTask:
     """How many steps this device has trained before: where to go on in the order of batches."""
     num_steps: int
     settings: LocalSettings
-    statistics: DomainStatistics | None = None
-    """What the device knows of its domain; None: it is not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +43,6 @@ class TrainResult:
 
     state: State
     momentum: State
-    statistics: DomainStatistics | None
-    """Renewed from the features of the training batches, at no extra forward pass: one epoch's
-    worth of samples, the latest first."""
     mean_loss: float
     """Mean training loss over the steps (NaN without steps)."""
 
@@ -80,20 +75,14 @@ def train_locally(task: TrainTask) -> TrainResult:
             len(task.shard), task.settings.batch_size, task.seed, task.first_step, task.num_steps
         )
         losses = []
-        measuring = (
-            recording_features(model, layout)
-            if task.statistics is not None
-            else nullcontext(list[Tensor]())
-        )
-        with measuring as features:
-            for batch in torch.from_numpy(batches):
-                loss = functional.cross_entropy(model(inputs[batch]), labels[batch])
-                for optimizer in optimizers:
-                    optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                for optimizer in optimizers:
-                    optimizer.step()
-                losses.append(loss.detach())
+        for batch in torch.from_numpy(batches):
+            loss = functional.cross_entropy(model(inputs[batch]), labels[batch])
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            for optimizer in optimizers:
+                optimizer.step()
+            losses.append(loss.detach())
         velocities = {p: s for o in optimizers for p, s in o.state.items()}
         return TrainResult(
             state={name: tensor.detach() for name, tensor in model.state_dict().items()},
@@ -102,7 +91,6 @@ def train_locally(task: TrainTask) -> TrainResult:
                 for name, p in trained.items()
                 if p in velocities
             },
-            statistics=_renewed(task, features),
             mean_loss=float(torch.stack(losses).mean()) if losses else float("nan"),
         )
 
@@ -146,16 +134,6 @@ def batch_order(
     )
     offset = first_epoch * num_samples
     return stream[begin - offset : end - offset].reshape(num_steps, batch_size)
-
-
-def _renewed(task: TrainTask, features: list[Tensor]) -> DomainStatistics | None:
-    """Return the device's statistics: new features first, old ones for the rest of an epoch."""
-    if task.statistics is None or not features:
-        return task.statistics
-    steps_per_epoch = -(-len(task.shard) // task.settings.batch_size)
-    new = DomainStatistics.of(torch.cat(features[-steps_per_epoch:]))
-    remaining = max(0.0, 1.0 - new.count / len(task.shard))
-    return new + task.statistics.scaled(remaining) if remaining else new
 
 
 def _optimizers(

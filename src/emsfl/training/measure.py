@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from emsfl.data import Samples
 from emsfl.moe import (
@@ -15,8 +16,8 @@ from emsfl.moe import (
     ModelSpec,
     ScoreKind,
     State,
+    gate_features,
     gated,
-    recording_features,
     scoring,
 )
 from emsfl.training.local import one_thread
@@ -31,8 +32,10 @@ class EvaluateTask:
     model: ModelSpec
     num_experts: int
     state: State
-    gate: DomainGate | None
+    gate: DomainGate | None = None
     """Routes the full model; None for the plain router."""
+    pretrained: State | None = None
+    """The state whose features the gate reads; needed with a gate."""
     samples: dict[str, Samples]
 
 
@@ -52,19 +55,29 @@ def evaluate(task: EvaluateTask) -> dict[str, int]:
     """Return, per domain, how many samples are classified correctly."""
     with one_thread():
         model = task.model.build(task.state, task.num_experts).eval()
-        routing = (
-            gated(model, task.model.layout(), task.gate) if task.gate is not None else nullcontext()
-        )
         correct = {}
-        with routing:
-            for domain, samples in task.samples.items():
-                hits = 0
-                for start in range(0, len(samples), BATCH):
-                    inputs = torch.from_numpy(samples.inputs[start : start + BATCH])
-                    labels = torch.from_numpy(samples.labels[start : start + BATCH])
+        for domain, samples in task.samples.items():
+            hits = 0
+            for start in range(0, len(samples), BATCH):
+                inputs = torch.from_numpy(samples.inputs[start : start + BATCH])
+                labels = torch.from_numpy(samples.labels[start : start + BATCH])
+                with _routing(task, model, inputs):
                     hits += int((model(inputs).argmax(-1) == labels).sum())
-                correct[domain] = hits
+            correct[domain] = hits
         return correct
+
+
+def _routing(
+    task: EvaluateTask, model: nn.Module, inputs: torch.Tensor
+) -> AbstractContextManager[None]:
+    """Return what routes `inputs`: the gate, by their features, or the model's own router."""
+    if task.gate is None:
+        return nullcontext()
+    if task.pretrained is None:
+        raise ValueError("a gate needs the pre-trained state, whose features it reads")
+    layout = task.model.layout()
+    features = gate_features(task.model.build(task.pretrained).eval(), layout, inputs)
+    return gated(model, layout, task.gate, task.gate.log_posterior(features))
 
 
 @torch.no_grad()
@@ -83,10 +96,15 @@ def measure_domain(task: MeasureTask) -> DomainStatistics:
     """Return the statistics of the shard's features, for the domain gate."""
     with one_thread():
         model = task.model.build(task.state, task.num_experts).eval()
-        with recording_features(model, task.model.layout()) as recorded:
-            for start in range(0, len(task.shard), BATCH):
-                model(torch.from_numpy(task.shard.inputs[start : start + BATCH]))
-        return DomainStatistics.of(torch.cat(recorded))
+        features = [
+            gate_features(
+                model,
+                task.model.layout(),
+                torch.from_numpy(task.shard.inputs[start : start + BATCH]),
+            )
+            for start in range(0, len(task.shard), BATCH)
+        ]
+        return DomainStatistics.of(torch.cat(features))
 
 
 def first_samples(shard: Samples, limit: int) -> Samples:
