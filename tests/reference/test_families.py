@@ -15,12 +15,12 @@ from tests.reference.tiny_models import (
     FAMILIES,
     NUM_EXPERTS,
     WORDS,
+    ExactSoftmax,
     make_assignment,
     make_inputs,
     save_model,
 )
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from emsfl.data.files import Table
 from emsfl.moe import ScoreKind, check_owned, find_moe_layers, scoring, split_state, write_experts
@@ -33,21 +33,6 @@ from emsfl.moe.split_checkpoint import split_checkpoint
 from emsfl.training.tune import TuneSettings, tune
 
 EVEN, ODD = (0, 2, 4, 6), (1, 3, 5, 7)
-
-
-class ExactSoftmax(TorchFunctionMode):
-    """Softmax summed in double and rounded once.
-
-    In float32 the last bit of a softmax depends on the order in which E terms are added, which
-    differs for 8 terms of which 4 are zero and for the 4 alone.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        settings = dict(kwargs or {})
-        if func in (torch.softmax, nn.functional.softmax, Tensor.softmax):
-            dtype = settings.pop("dtype", None) or args[0].dtype
-            return func(args[0].double(), *args[1:], **settings).to(dtype)
-        return func(*args, **settings)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

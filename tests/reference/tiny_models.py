@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from emsfl.data.files import Table
 from emsfl.moe import ScoreKind
@@ -189,3 +190,18 @@ def make_table(seed: int) -> Table:
     draw = np.random.default_rng(seed)
     texts = tuple(" ".join(draw.choice(WORDS, 8)) for _ in range(12))
     return Table(inputs=texts, labels=None, domains=("a",) * 12)
+
+
+class ExactSoftmax(TorchFunctionMode):
+    """Softmax summed in double and rounded once.
+
+    In float32 the last bit of a softmax depends on the order in which E terms are added, which
+    differs for 8 terms of which 4 are zero and for the 4 alone.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        settings = dict(kwargs or {})
+        if func in (torch.softmax, nn.functional.softmax, Tensor.softmax):
+            dtype = settings.pop("dtype", None) or args[0].dtype
+            return func(args[0].double(), *args[1:], **settings).to(dtype)
+        return func(*args, **settings)
