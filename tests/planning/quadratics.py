@@ -89,7 +89,8 @@ def exact_trace(problem, exchanges, schedule, step_size):
         for k in range(len(problem.shares[c])):
             offsets[c, k] = at
             at += sizes[c]
-    columns = at + (at - 1) * (schedule.num_ticks - 1)
+    noisy = problem.noise_shared > 0 or problem.noise_expert > 0
+    columns = 1 + (at - 1) * schedule.num_ticks if noisy else 1
 
     def affine(vector):
         out = np.zeros((len(vector), columns))
@@ -98,6 +99,8 @@ def exact_trace(problem, exchanges, schedule, step_size):
 
     def gradient(t, c, k, x):
         g = problem.gradient(c, k, x)
+        if not noisy:
+            return g
         rows = np.arange(sizes[c])
         spread = np.where(
             rows < ds, problem.noise_shared / ds, problem.noise_expert / max(sizes[c] - ds, 1)

@@ -59,7 +59,7 @@ def test_lemma_4_is_nearly_attained():
     largest = 0.0
     for seed in range(40):
         problem, exchanges, schedule = random_scenario(np.random.default_rng(seed))
-        step_size = 0.1 / problem.smoothness
+        step_size = 0.01 / problem.smoothness
         trace = exact_trace(problem, exchanges, schedule, step_size)
         gaps = gap_bound(Scenario(constants_of(problem, schedule, trace), schedule), step_size)
         bound = gaps.deviation**2
