@@ -11,17 +11,19 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from emsfl.config import ConfigModel, load_config, to_yaml
-from emsfl.data import DataConfig
+from emsfl.data import DataConfig, load_data
 from emsfl.files import cache_dir
 from emsfl.methods import METHODS, MethodSettings
-from emsfl.moe import ModelConfig
+from emsfl.moe import ModelConfig, ModelSpec
 from emsfl.orbit import ContactPlan, OrbitConfig, make_plan
 from emsfl.results import RunFolder, RunResult, write_report
 from emsfl.simulate import (
     Arm,
+    Expectation,
     Outcome,
     SimulateConfig,
     arms_of,
+    expectations,
     open_executor,
     prepare,
     show_progress,
@@ -101,6 +103,20 @@ def load(
     chosen = [f"methods=[{', '.join(methods)}]"] if methods is not None else []
     chosen += [f"seeds=[{', '.join(map(str, seeds))}]"] if seeds is not None else []
     return load_config(ExperimentConfig, source, [*overrides, *chosen])
+
+
+def expect(config: ExperimentConfig) -> list[Expectation]:
+    """Return what to expect of an experiment (sizes, times, bottlenecks), training nothing."""
+    plan = make_plan(config.orbit, cache_dir())
+    data = load_data(config.data, plan.sites, config.seeds[0])
+    return expectations(
+        plan,
+        ModelSpec(config.model, data.num_classes),
+        config.training,
+        config.simulate,
+        config.method_settings,
+        config.methods,
+    )
 
 
 def run(
