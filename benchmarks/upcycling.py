@@ -49,11 +49,9 @@ def main() -> None:
     data = read_table(arguments.train, Columns())
     held = [i for i in range(len(data)) if i % 10 == 0]
     tuning = data.take([i for i in range(len(data)) if i % 10])
-    bench = Bench(
-        tuning,
-        data.take(held),
-        read_table(arguments.test, Columns()).spread(arguments.test_samples),
-    )
+    held_out = data.take(held).spread(arguments.held_out_samples)
+    test = read_table(arguments.test, Columns()).spread(arguments.test_samples)
+    bench = Bench(tuning, held_out, test, arguments.rates)
     rows = []
     with tempfile.TemporaryDirectory() as work:
         dense = bench.upcycled(Path(work) / "dense", 1)
