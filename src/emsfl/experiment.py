@@ -8,10 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
-from emsfl.config import ConfigModel, load_config
+from emsfl.config import ConfigModel, load_config, to_yaml
 from emsfl.data import DataConfig
 from emsfl.files import cache_dir
 from emsfl.methods import METHODS, MethodSettings
@@ -126,8 +125,7 @@ def run(
         config = load(config)
     path = Path(out) if out else Path("runs", f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}")
     plan = make_plan(config.orbit, cache_dir())
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    folder = RunFolder.create(path, text)
+    folder = RunFolder.create(path, to_yaml(config))
     return _execute(folder, config, plan, workers, progress)
 
 
