@@ -143,6 +143,18 @@ def test_shared_parameters_move_by_the_weighted_mean(
     assert torch.equal(tensors[nobody], old[nobody])
 
 
+def test_a_merged_model_is_the_base_of_the_next_round(
+    base: Path, updates: list[Path], tmp_path: Path
+) -> None:
+    merged = merge_checkpoint(base, updates, tmp_path / "merged").folder
+    wanted = make_assignment(merged, a=(0, 1), b=(2, 3))
+    again = split(merged, wanted, tmp_path / "parts", name="round 1")
+    assert not any(has_gate(part.folder) for part in again)
+    second = merge_checkpoint(merged, [part.folder for part in again], tmp_path / "second")
+    assert not second.has_gate and not has_gate(second.folder)
+    assert second.files == {n: sha256_of_file(merged / n) for n in second.files}
+
+
 def load_all(folder: Path) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for name in open_checkpoint(folder).headers:
