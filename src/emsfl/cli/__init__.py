@@ -117,7 +117,7 @@ def build() -> click.Command:
 
 def main() -> None:
     """Run the command line on `sys.argv` and leave with its exit code."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # of what is passed, one part counts
     sys.exit(call(sys.argv[1:]))
 
 
