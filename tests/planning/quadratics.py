@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emsfl.planning.deviation import Constants, rates
-from emsfl.planning.schedule import asynchronous, exchanges_in_contacts
+from emsfl.planning.schedule import asynchronous, exchanges_in_contacts, link_time
 from tests.planning.replay import replay
 
 
@@ -224,8 +224,8 @@ def random_plan(rng, num_clusters, *, num_ticks=None, cap=None, mean_gap=6.0):
                 contacts.append((start_s, now_s))
             own = exchanges_in_contacts(
                 contacts,
-                upload_s=upload_s,
-                download_s=download_s,
+                upload=link_time(contacts, upload_s),
+                download=link_time(contacts, download_s),
                 server_delay_s=rng.choice([0.0, 0.3]),
             )
         exchanges.append(own)
