@@ -30,7 +30,7 @@ from emsfl.training.model_scores import evaluate_model, score_model
 from emsfl.training.tune import TuneSettings, tune
 
 LENGTH = 48
-RATES = (1e-4, 3e-4, 1e-3)
+RATES = [1e-4, 3e-4, 1e-3]
 FROZEN = ("embeddings", r"layer\.[0-3]\.")
 EXPERTS = 8
 
@@ -42,16 +42,16 @@ def main() -> None:
     parser.add_argument("--test", required=True)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--test-samples", type=int, default=2000)
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="the grid")
+    parser.add_argument("--held-out-samples", type=int, default=800)
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
     data = read_table(arguments.train, Columns())
     held = [i for i in range(len(data)) if i % 10 == 0]
     tuning = data.take([i for i in range(len(data)) if i % 10])
-    bench = Bench(
-        tuning,
-        data.take(held),
-        read_table(arguments.test, Columns()).spread(arguments.test_samples),
-    )
+    held_out = data.take(held).spread(arguments.held_out_samples)
+    test = read_table(arguments.test, Columns()).spread(arguments.test_samples)
+    bench = Bench(tuning, held_out, test, arguments.rates)
     rows = []
     with tempfile.TemporaryDirectory() as work:
         dense = bench.upcycled(Path(work) / "dense", 1)
@@ -71,8 +71,8 @@ def main() -> None:
 class Bench:
     """The data, and how a folder is tuned and judged."""
 
-    def __init__(self, tuning: Table, held_out: Table, test: Table) -> None:
-        self.tuning, self.held_out, self.test = tuning, held_out, test
+    def __init__(self, tuning: Table, held_out: Table, test: Table, rates: list[float]) -> None:
+        self.tuning, self.held_out, self.test, self.rates = tuning, held_out, test, rates
 
     def upcycled(self, folder: Path, num_experts: int) -> Path:
         """Write MiniLM as a classifier; one expert is the dense model."""
@@ -92,7 +92,7 @@ class Bench:
     def central(self, name: str, folder: Path, steps: int) -> list[dict[str, object]]:
         """Tune on all domains together, with the best rate of the grid."""
         trials = []
-        for rate in RATES:
+        for rate in self.rates:
             parts = self.split(folder, folder.parent / f"{name}-{rate}", ("all",))
             merged = self.tuned(folder, parts, {"all": self.tuning}, rate, steps)
             trials.append((self.accuracy(merged, self.held_out, None)["all"], rate, merged))
@@ -103,7 +103,7 @@ class Bench:
         """Tune one sub-model per domain and merge them."""
         domains = tuple(self.tuning.by_domain())
         trials = []
-        for rate in RATES:
+        for rate in self.rates:
             parts = self.split(folder, folder.parent / f"clusters-{rate}", domains)
             merged = self.tuned(folder, parts, self.tuning.by_domain(), rate, steps)
             trials.append((self.accuracy(merged, self.held_out, True)["all"], rate, merged))

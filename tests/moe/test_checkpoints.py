@@ -8,51 +8,25 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from emsfl.data.files import Table
 from emsfl.errors import DataError, UpdateRefusedError
 from emsfl.files import sha256_of
-from emsfl.moe import ScoreKind, split_checkpoint, tensor_files
+from emsfl.moe import split_checkpoint, tensor_files
 from emsfl.moe.checkpoint import open_checkpoint
 from emsfl.moe.gate_wrapper import has_gate
 from emsfl.moe.inspection import inspect_checkpoint
-from emsfl.moe.manifests import AssignmentFile, Manifest, read_document
+from emsfl.moe.manifests import Manifest, read_document
 from emsfl.moe.merge_checkpoint import merge_checkpoint
 from emsfl.moe.split_checkpoint import split_checkpoint as split
 from emsfl.moe.tensor_files import sha256_of_file
 from emsfl.training import tune as tune_module
 from emsfl.training.tune import TuneSettings, tune
-from tests.reference.tiny_models import WORDS, save_model
+from tests.reference.tiny_models import make_assignment, make_table, save_dense, save_model
 
 SETTINGS = TuneSettings(num_steps=4, batch_size=4, learning_rate=1e-2, save_every=2)
-
-
-def make_assignment(folder: Path, **owned: tuple[int, ...]) -> AssignmentFile:
-    found = inspect_checkpoint(folder)
-    return AssignmentFile(
-        structure_sha256=found.structure_sha256,
-        kind=ScoreKind.MEAN_GATE,
-        layers=tuple(layer.name for layer in found.layers),
-        num_experts=found.layers[0].num_experts,
-        clusters={
-            name: {
-                "owned": (ids,) * len(found.layers),
-                "mass_kept": (0.5,) * len(found.layers),
-                "num_samples": 1 + index,
-            }
-            for index, (name, ids) in enumerate(owned.items())
-        },
-    )
-
-
-def make_table(seed: int) -> Table:
-    draw = np.random.default_rng(seed)
-    texts = tuple(" ".join(draw.choice(WORDS, 8)) for _ in range(12))
-    return Table(inputs=texts, labels=None, domains=("a",) * 12)
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +141,18 @@ def test_shared_parameters_move_by_the_weighted_mean(
     )
     nobody = "model.layers.1.block_sparse_moe.experts.7.w2.weight"
     assert torch.equal(tensors[nobody], old[nobody])
+
+
+def test_a_merged_model_is_the_base_of_the_next_round(
+    base: Path, updates: list[Path], tmp_path: Path
+) -> None:
+    merged = merge_checkpoint(base, updates, tmp_path / "merged").folder
+    wanted = make_assignment(merged, a=(0, 1), b=(2, 3))
+    again = split(merged, wanted, tmp_path / "parts", name="round 1")
+    assert not any(has_gate(part.folder) for part in again)
+    second = merge_checkpoint(merged, [part.folder for part in again], tmp_path / "second")
+    assert not second.has_gate and not has_gate(second.folder)
+    assert second.files == {n: sha256_of_file(merged / n) for n in second.files}
 
 
 def load_all(folder: Path) -> dict[str, torch.Tensor]:
@@ -291,17 +277,8 @@ def test_pickle_checkpoints_are_refused(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
-def test_a_dense_model_is_no_mixture(base: Path, tmp_path: Path) -> None:
-    import transformers
-
-    config = transformers.LlamaConfig(
-        vocab_size=16,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+def test_a_dense_model_is_no_mixture(tmp_path: Path) -> None:
+    save_dense("LlamaForCausalLM", tmp_path)
     with pytest.raises(DataError, match="looked for a module with a child 'experts'"):
         inspect_checkpoint(tmp_path)
 

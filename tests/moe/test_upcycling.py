@@ -10,35 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from emsfl.errors import ConfigError, DataError
 from emsfl.moe import find_moe_layers
 from emsfl.moe.inspection import inspect_checkpoint
 from emsfl.moe.pretrained import load_model
 from emsfl.moe.upcycling import UpcycleSettings, upcycle
-from tests.reference.tiny_models import save_tokenizer
+from tests.reference.tiny_models import save_dense
 
-TINY = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-}
 SETTINGS = UpcycleSettings(num_experts=4, top_k=2, layers=None, labels=(), seed=0)
 TOLERANCE = 1e-6
 """The mixture adds two halves of equal outputs: a few roundings of float32."""
-
-
-def save_dense(name: str, folder: Path, **fields: Any) -> Any:
-    config = getattr(transformers, f"{name.partition('For')[0].removesuffix('Model')}Config")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        model = getattr(transformers, name)(config(**{**TINY, **fields})).eval()
-    model.save_pretrained(folder, max_shard_size="10KB")
-    save_tokenizer(folder)
-    return model
 
 
 @pytest.mark.parametrize(

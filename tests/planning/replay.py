@@ -44,7 +44,7 @@ def replay(
             events += [
                 (exchange.snapshot_s, SNAPSHOT, c, number),
                 (exchange.arrival_s, ARRIVAL, c, number),
-                (exchange.arrival_s, READ, c, number),
+                (exchange.read_s, READ, c, number),
                 (exchange.reception_s, RECEPTION, c, number),
             ]
     events.sort(reverse=True)

@@ -7,11 +7,11 @@ most 1.
 
 import numpy as np
 import pytest
-from quadratics import random_plan
-from replay import replay
 
 from emsfl.planning.bound import Scenario, gradient_bound
 from emsfl.planning.deviation import Constants, rates
+from tests.planning.quadratics import random_plan
+from tests.planning.replay import replay
 
 NUM_SEEDS, NUM_INPUTS, NUM_SAMPLES = 64, 3, 24
 

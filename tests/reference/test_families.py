@@ -11,56 +11,28 @@ from typing import Any
 
 import pytest
 import torch
-from tests.reference.tiny_models import FAMILIES, NUM_EXPERTS, WORDS, make_inputs, save_model
+from tests.reference.tiny_models import (
+    FAMILIES,
+    NUM_EXPERTS,
+    WORDS,
+    ExactSoftmax,
+    make_assignment,
+    make_inputs,
+    save_model,
+)
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from emsfl.data.files import Table
 from emsfl.moe import ScoreKind, check_owned, find_moe_layers, scoring, split_state, write_experts
-from emsfl.moe.checkpoint import open_checkpoint, stored_layout
+from emsfl.moe.checkpoint import open_checkpoint
 from emsfl.moe.inspection import inspect_checkpoint
-from emsfl.moe.manifests import AssignmentFile
 from emsfl.moe.merge_checkpoint import merge_checkpoint
-from emsfl.moe.pretrained import load_model, skeleton
+from emsfl.moe.pretrained import load_model
 from emsfl.moe.rerouting import excluding
 from emsfl.moe.split_checkpoint import split_checkpoint
 from emsfl.training.tune import TuneSettings, tune
 
 EVEN, ODD = (0, 2, 4, 6), (1, 3, 5, 7)
-
-
-class ExactSoftmax(TorchFunctionMode):
-    """Softmax summed in double and rounded once.
-
-    In float32 the last bit of a softmax depends on the order in which E terms are added, which
-    differs for 8 terms of which 4 are zero and for the 4 alone.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        settings = dict(kwargs or {})
-        if func in (torch.softmax, nn.functional.softmax, Tensor.softmax):
-            dtype = settings.pop("dtype", None) or args[0].dtype
-            return func(args[0].double(), *args[1:], **settings).to(dtype)
-        return func(*args, **settings)
-
-
-def assign(folder: Path, **owned: tuple[int, ...]) -> AssignmentFile:
-    checkpoint = open_checkpoint(folder)
-    layers = stored_layout(checkpoint, skeleton(folder)).layers
-    return AssignmentFile(
-        structure_sha256=checkpoint.structure_sha256,
-        kind=ScoreKind.MEAN_GATE,
-        layers=tuple(layer.name for layer in layers),
-        num_experts=NUM_EXPERTS,
-        clusters={
-            name: {
-                "owned": (ids,) * len(layers),
-                "mass_kept": (0.5,) * len(layers),
-                "num_samples": 1 + len(name),
-            }
-            for name, ids in owned.items()
-        },
-    )
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -147,7 +119,7 @@ def test_a_sub_model_is_the_masked_full_model(
 ) -> None:
     family, folder, model = saved
     ids = (0, 1, 5, 6)
-    part = split_checkpoint(folder, assign(folder, own=ids), tmp_path, name="base")[0]
+    part = split_checkpoint(folder, make_assignment(folder, own=ids), tmp_path, name="base")[0]
     sub_model = load_model(part.folder)
     assert type(sub_model) is type(model)
     layout = find_moe_layers(model)
@@ -175,7 +147,9 @@ def test_split_then_merge_is_the_identity(
     saved: tuple[str, Path, nn.Module], tmp_path: Path
 ) -> None:
     _, folder, _ = saved
-    parts = split_checkpoint(folder, assign(folder, a=EVEN, b=ODD), tmp_path / "parts", name="base")
+    parts = split_checkpoint(
+        folder, make_assignment(folder, a=EVEN, b=ODD), tmp_path / "parts", name="base"
+    )
     merged = merge_checkpoint(folder, [part.folder for part in parts], tmp_path / "merged")
     names = {p.name for p in folder.iterdir() if "safetensors" in p.name} | {"config.json"}
     assert names <= {p.name for p in merged.folder.iterdir()} and len(names) > 2
@@ -205,7 +179,7 @@ def merged(saved: tuple[str, Path, nn.Module]) -> tuple[str, Path, Path]:
     family, folder, _ = saved
     out = folder.parent
     parts = split_checkpoint(
-        folder, assign(folder, a=EVEN, b=(1, 3, 5, 7)), out / "parts", name="base"
+        folder, make_assignment(folder, a=EVEN, b=(1, 3, 5, 7)), out / "parts", name="base"
     )
     texts = tuple(" ".join(WORDS[i : i + 7]) for i in range(12))
     table = Table(inputs=texts, labels=tuple(t[:11] for t in texts), domains=("a",) * 12)

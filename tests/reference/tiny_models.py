@@ -5,10 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
-import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from emsfl.data.files import Table
+from emsfl.moe import ScoreKind
+from emsfl.moe.inspection import inspect_checkpoint
+from emsfl.moe.manifests import AssignmentFile
+
+transformers = pytest.importorskip("transformers")
+"""Tests that need the `hf` extra are skipped without it."""
 
 TEXT = (
     "north south east west sun moon star sky rain wind snow cloud red green blue gold small great "
@@ -114,6 +123,8 @@ def save_model(family: str, folder: Path, shard_size: str = "20KB") -> nn.Module
 
 
 def save_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
     tokenizer = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>")
     )
@@ -133,3 +144,64 @@ def make_inputs(family: str, seed: int = 1) -> dict[str, torch.Tensor]:
     if family == "switch_transformers":
         return {"input_ids": ids, "decoder_input_ids": ids[:, :7]}
     return {"input_ids": ids}
+
+
+TINY_DENSE = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+
+
+def save_dense(name: str, folder: Path, **fields: Any) -> Any:
+    """Save a random dense model of a stock class in shards, with a tokenizer, and return it."""
+    config = getattr(transformers, f"{name.partition('For')[0].removesuffix('Model')}Config")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = getattr(transformers, name)(config(**{**TINY_DENSE, **fields})).eval()
+    model.save_pretrained(folder, max_shard_size="10KB")
+    save_tokenizer(folder)
+    return model
+
+
+def make_assignment(folder: Path, **owned: tuple[int, ...]) -> AssignmentFile:
+    """Give every cluster the same experts in all layers, and 1, 2, ... samples."""
+    found = inspect_checkpoint(folder)
+    return AssignmentFile(
+        structure_sha256=found.structure_sha256,
+        kind=ScoreKind.MEAN_GATE,
+        layers=tuple(layer.name for layer in found.layers),
+        num_experts=found.layers[0].num_experts,
+        clusters={
+            name: {
+                "owned": (ids,) * len(found.layers),
+                "mass_kept": (0.5,) * len(found.layers),
+                "num_samples": 1 + index,
+            }
+            for index, (name, ids) in enumerate(owned.items())
+        },
+    )
+
+
+def make_table(seed: int) -> Table:
+    """Return twelve random texts of eight words."""
+    draw = np.random.default_rng(seed)
+    texts = tuple(" ".join(draw.choice(WORDS, 8)) for _ in range(12))
+    return Table(inputs=texts, labels=None, domains=("a",) * 12)
+
+
+class ExactSoftmax(TorchFunctionMode):
+    """Softmax summed in double and rounded once.
+
+    In float32 the last bit of a softmax depends on the order in which E terms are added, which
+    differs for 8 terms of which 4 are zero and for the 4 alone.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        settings = dict(kwargs or {})
+        if func in (torch.softmax, nn.functional.softmax, Tensor.softmax):
+            dtype = settings.pop("dtype", None) or args[0].dtype
+            return func(args[0].double(), *args[1:], **settings).to(dtype)
+        return func(*args, **settings)

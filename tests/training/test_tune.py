@@ -22,9 +22,7 @@ from emsfl.training.adam import ExpertAdam
 from emsfl.training.table_task import TableTask
 from emsfl.training.tunable import Tunable
 from emsfl.training.tune import TuneSettings, tune
-from tests.moe.test_checkpoints import make_assignment, make_table
-from tests.moe.test_upcycling import save_dense
-from tests.reference.tiny_models import WORDS, save_model
+from tests.reference.tiny_models import WORDS, make_assignment, make_table, save_dense, save_model
 
 
 def test_expert_adam_is_adam_where_every_expert_is_used() -> None:

@@ -22,12 +22,10 @@ def compare(
     """Compare the methods of several runs in one table."""
     import json
 
-    from rich.console import Console
-
-    from emsfl.results import compare_runs, print_comparison, read_runs
+    from emsfl.results import compare_runs, print_comparison, read_runs, table_console
 
     comparison = compare_runs(read_runs(runs))
     if as_json:
         typer.echo(json.dumps(comparison.as_json(), indent=2, allow_nan=False))
     else:
-        print_comparison(comparison, Console())
+        print_comparison(comparison, table_console())

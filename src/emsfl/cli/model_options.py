@@ -15,8 +15,9 @@ import typer
 if TYPE_CHECKING:
     from emsfl.data.files import Table
 
-# Commands show their own progress; read by huggingface_hub when it is imported.
+# Commands show their own progress and errors; read by these packages when they are imported.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 Model = Annotated[
     str,

@@ -17,12 +17,10 @@ def report(
     """Print the tables of finished runs and write report.html into each."""
     import json
 
-    from rich.console import Console
-
-    from emsfl.results import RunFolder, print_result, write_report
+    from emsfl.results import RunFolder, print_result, table_console, write_report
 
     folders = [RunFolder.open(run) for run in runs]
-    console = Console()
+    console = table_console()
     pages = []
     for folder in folders:
         page = write_report(folder)

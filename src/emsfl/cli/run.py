@@ -83,14 +83,12 @@ def split_seeds(text: str | None) -> list[int] | None:
 
 def print_result_of(finished: Result, as_json: bool) -> None:
     """Print the tables of a finished run and where it lies, or its result.json as it is."""
-    from rich.console import Console
-
-    from emsfl.results import RunFolder, print_result
+    from emsfl.results import RunFolder, print_result, table_console
 
     if as_json:
         typer.echo(
             RunFolder.open(finished.folder).result_path.read_text(encoding="utf-8"), nl=False
         )
         return
-    print_result(finished.result, Console())
+    print_result(finished.result, table_console())
     typer.echo(f"report: {RunFolder.open(finished.folder).report_path}")

@@ -4,6 +4,7 @@ from emsfl.moe.adapter import MoELayout, Owned, State, check_owned, find_moe_lay
 from emsfl.moe.config import ModelConfig, PretrainConfig
 from emsfl.moe.factory import ModelSpec, experts_per_layer
 from emsfl.moe.gate import DomainGate, DomainStatistics, fit_gate, gate_features, gated
+from emsfl.moe.gate_wrapper import load_gated
 from emsfl.moe.scoring import ScoreKind, scoring, scoring_probabilities
 from emsfl.moe.splitting import split_sizes, split_state, write_experts
 
@@ -23,6 +24,7 @@ __all__ = [
     "fit_gate",
     "gate_features",
     "gated",
+    "load_gated",
     "scoring",
     "scoring_probabilities",
     "split_sizes",

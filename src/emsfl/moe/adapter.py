@@ -2,7 +2,8 @@
 
 The rule: an MoE layer is a module with a child `experts` and a sibling `router` or `gate`. The
 expert axis of every parameter and buffer under those two children is dimension 0, or else the one
-dimension whose length is the number of experts. Where `experts` is a list or dict of modules, one
+dimension whose length is the number of experts; vectors of that length that the layer itself holds
+belong to the router. Where `experts` is a list or dict of modules, one
 per expert, the module's number takes the place of the axis.
 """
 
@@ -92,7 +93,7 @@ def find_moe_layers(model: nn.Module) -> MoELayout:
         children = dict(module.named_children())
         router_name = next((r for r in ROUTER_NAMES if r in children), None)
         if "experts" in children and router_name is not None:
-            layers.append(_describe(name, router_name, children))
+            layers.append(_describe(name, router_name, module))
     if not layers:
         raise DataError(
             f"{type(model).__name__} has no MoE layer: looked for a module with a child 'experts' "
@@ -101,9 +102,9 @@ def find_moe_layers(model: nn.Module) -> MoELayout:
     return MoELayout(tuple(layers))
 
 
-def _describe(name: str, router_name: str, children: Mapping[str, nn.Module]) -> MoELayerInfo:
+def _describe(name: str, router_name: str, module: nn.Module) -> MoELayerInfo:
     prefix = f"{name}." if name else ""
-    experts, router = children["experts"], children[router_name].state_dict()
+    experts = module.get_submodule("experts")
     members = _members(experts)
     if members:
         modules = tuple(f"{prefix}experts.{member}" for member in members)
@@ -120,6 +121,12 @@ def _describe(name: str, router_name: str, children: Mapping[str, nn.Module]) ->
         if not stacked:
             raise DataError(f"{prefix}experts holds no tensors")
         num_experts = next(iter(stacked.values())).shape[0]
+    router = {
+        key: tensor
+        for key, tensor in module.state_dict().items()
+        if key.startswith(f"{router_name}.")
+        or ("." not in key and tuple(tensor.shape) == (num_experts,))
+    }
     return MoELayerInfo(
         name=name,
         router=f"{prefix}{router_name}",
@@ -134,9 +141,7 @@ def _describe(name: str, router_name: str, children: Mapping[str, nn.Module]) ->
         expert_modules=modules,
         member_names=member_names,
         router_axes={
-            f"{prefix}{router_name}.{key}": expert_axis(
-                f"{prefix}{router_name}.{key}", tuple(tensor.shape), num_experts
-            )
+            f"{prefix}{key}": expert_axis(f"{prefix}{key}", tuple(tensor.shape), num_experts)
             for key, tensor in router.items()
         },
     )

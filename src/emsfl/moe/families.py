@@ -40,6 +40,11 @@ FAMILIES: dict[str, Family] = {
     "deepseek_v3": Family(score_function="sigmoid", min_experts_per_group=2),
     "gpt_oss": Family(),
     "granitemoe": Family(),
+    "glm4_moe": Family(score_function="sigmoid", min_experts_per_group=2),
+    "dots1": Family(score_function="sigmoid", min_experts_per_group=2),
+    "exaone_moe": Family(score_function="sigmoid", min_experts_per_group=2),
+    "minimax_m2": Family(score_function="sigmoid"),
+    "lfm2_moe": Family(score_function="sigmoid"),
     # The sparse mixer draws two experts whatever the configuration says.
     "phimoe": Family(top_k=2),
     "switch_transformers": Family(top_k=1),
@@ -60,11 +65,8 @@ class RoutingRules:
     @property
     def min_experts(self) -> int:
         """The least number of experts per layer of a sub-model."""
-        least = self.top_k
-        if self.num_groups > 1:
-            per_group = max(self.family.min_experts_per_group, -(-self.top_k // self.groups_used))
-            least = self.num_groups * per_group
-        return least
+        for_choice = -(-self.top_k // self.groups_used)
+        return self.num_groups * max(self.family.min_experts_per_group, for_choice)
 
 
 def routing_rules(config: Mapping[str, Any]) -> RoutingRules:

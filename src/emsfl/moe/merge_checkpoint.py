@@ -105,8 +105,7 @@ def merge_checkpoint(
     prepare_partial(partial_folder, plan_sha256)
     hashes = _write_tensors(base, layout, updates, partial_folder, progress)
     for path in carried_files(folder, with_index=True):
-        if path.name != MANIFEST_NAME:
-            shutil.copyfile(path, partial_folder / path.name)
+        shutil.copyfile(path, partial_folder / path.name)
     manifests = [update.manifest for update in updates]
     stored_gate = gate_of(updates, full_config(folder))
     if stored_gate is not None:

@@ -15,6 +15,9 @@ from emsfl.errors import DataError
 CARRIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".py")
 """Small files that travel with a checkpoint: configurations, tokenizer, chat template, code."""
 
+OWN_FILES = ("emsfl.json", "domain_gate.json")
+"""What emsfl says about one folder and no other."""
+
 
 def resolve_folder(model: str) -> Path:
     """Return the folder of a model: the path itself, or a download from the Hugging Face hub.
@@ -149,12 +152,13 @@ def _load_auto(class_name: str, folder: Path, what: str) -> Any:
 
 
 def carried_files(folder: Path, *, with_index: bool = False) -> list[Path]:
-    """Return the small files that a copy of a checkpoint takes along."""
+    """Return the small files that a copy of a checkpoint takes along; emsfl's own stay behind."""
     return sorted(
         path
         for path in folder.iterdir()
         if path.is_file()
         and path.suffix in CARRIED_SUFFIXES
+        and path.name not in OWN_FILES
         and (with_index or not path.name.endswith(".safetensors.index.json"))
     )
 

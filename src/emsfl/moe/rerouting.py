@@ -25,6 +25,8 @@ from emsfl.moe.adapter import MoELayerInfo, MoELayout
 Transform = Callable[[int, Tensor], Tensor]
 """(index of the MoE layer, router logits [..., E]) -> logits of the same shape."""
 
+CHOICE_BIASES = ("correction_bias", "expert_bias")
+"""How the names of terms end that are added to scores for the choice alone."""
 PRODUCTS = (functional.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__)
 
 
@@ -66,11 +68,12 @@ def barring(model: nn.Module, layout: MoELayout, kept: Tensor) -> Iterator[None]
 
     DeepSeek-V3's correction bias is such a term: a score of zero plus a large bias could win.
     """
+    state = model.state_dict()
     before = []
     for index, layer in enumerate(layout.layers):
         for name in layer.router_axes:
-            if name.endswith("correction_bias"):
-                bias = model.get_buffer(name)
+            if name.endswith(CHOICE_BIASES):
+                bias = state[name]
                 before.append((bias, bias.clone()))
                 bias.masked_fill_(~kept[index].to(bias.device), -math.inf)
     try:

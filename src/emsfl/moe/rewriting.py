@@ -13,7 +13,6 @@ from torch import Tensor
 
 from emsfl.files import sha256_of, write_json
 from emsfl.moe.checkpoint import open_checkpoint
-from emsfl.moe.gate_wrapper import GATE_NAME
 from emsfl.moe.manifests import MANIFEST_NAME
 from emsfl.moe.pretrained import carried_files, read_json
 from emsfl.moe.split_checkpoint import finish_partial, prepare_partial, write_files
@@ -46,7 +45,7 @@ def rewrite_checkpoint(
     }
     hashes = write_files(partial_folder, contents, lambda _count: None)
     for path in [*carried_files(folder, with_index=True), folder / "README.md"]:
-        if path.is_file() and not path.name.startswith(GATE_NAME):
+        if path.is_file():
             shutil.copyfile(path, partial_folder / path.name)
     manifest = read_json(folder / MANIFEST_NAME) if (folder / MANIFEST_NAME).is_file() else {}
     remarks = [*manifest.get("remarks", []), remark]

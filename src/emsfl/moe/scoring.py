@@ -34,8 +34,11 @@ class ExpertScores:
     def __init__(self, layout: MoELayout, kind: ScoreKind) -> None:
         self.kind = kind
         self.token_mask: Tensor | None = None
-        """Booleans whose flattened order is that of the tokens: False leaves a token (padding) out.
-        Set it before a forward pass; a layer with another number of tokens ignores it."""
+        """Booleans in the order of the tokens, flattened: False leaves a token (padding) out. Set
+        it before a forward pass."""
+        self.decoder_mask: Tensor | None = None
+        """The same for the layers of a decoder that has an encoder beside it."""
+        self._in_decoder = ["decoder" in layer.name.split(".") for layer in layout.layers]
         self.totals = [
             torch.zeros(layer.num_experts, dtype=torch.float64) for layer in layout.layers
         ]
@@ -43,8 +46,9 @@ class ExpertScores:
     def add(self, layer: int, weights: Tensor, indices: Tensor) -> None:
         """Count routing weights [T, K] of experts [T, K] in one layer."""
         weights = weights.detach().double().cpu()
-        mask = self.token_mask
-        if mask is not None and mask.numel() == len(weights):
+        in_decoder = self.decoder_mask is not None and self._in_decoder[layer]
+        mask = self.decoder_mask if in_decoder else self.token_mask
+        if mask is not None:
             weights = weights * mask.reshape(-1, 1).cpu()
         self.totals[layer].index_add_(0, indices.reshape(-1).cpu(), weights.reshape(-1))
 

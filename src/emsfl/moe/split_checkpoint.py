@@ -262,7 +262,7 @@ def _write_part(plan: _Plan, target: Path, progress: Progress) -> None:
             },
         )
     for path in carried_files(folder):
-        if path.name not in ("config.json", MANIFEST_NAME):
+        if path.name != "config.json":
             shutil.copyfile(path, partial_folder / path.name)
     write_json(partial_folder / "config.json", _sub_config(plan, folder))
     manifest = Manifest(

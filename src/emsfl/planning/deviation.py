@@ -91,7 +91,7 @@ class Constants:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rates:
-    """How often each cluster steps, and what that does to the objective (Proposition 2)."""
+    """How often each cluster steps, and what that does to the objective (Proposition 1)."""
 
     rate: FloatArray
     """[C] nu_c: share of the ticks in which the cluster steps."""
@@ -104,7 +104,7 @@ class Rates:
 
 
 def rates(weights: ArrayLike, active: BoolArray) -> Rates:
-    """Return the reweighted objective of a schedule (Proposition 2).
+    """Return the reweighted objective of a schedule (Proposition 1).
 
     Args:
         weights: [C], w_c.

@@ -6,7 +6,7 @@ docs/theory.md: `active` is a_ct, `held` is l_cj(t), `delivered` is l_c(t) at th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from emsfl.errors import DataError
 
+Transfer = Callable[[float], float]
+"""When a transfer ends that begins at the given time, in seconds; infinite if it never does."""
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -26,7 +28,9 @@ class Exchange:
     snapshot_s: float
     """When the cluster froze what it uploads."""
     arrival_s: float
-    """When the upload reached the server, and the server's shared parameters were read."""
+    """When the upload reached the server and was merged."""
+    read_s: float
+    """When the server's shared parameters were read for the download, at or after the arrival."""
     reception_s: float
     """When the devices went on from what they received; infinite when the plan ends before."""
 
@@ -91,54 +95,54 @@ class Schedule:
 def exchanges_in_contacts(
     contacts_s: Sequence[tuple[float, float]],
     *,
-    upload_s: float,
-    download_s: float,
+    upload: Transfer,
+    download: Transfer,
     server_delay_s: float = 0.0,
 ) -> list[Exchange]:
-    """Return the exchanges of one cluster that fit into its contacts.
-
-    A snapshot is taken at the beginning of a contact (or where the last exchange ends inside it
-    nothing new starts: one exchange per contact). What does not fit resumes in the next contact.
+    """Return the exchanges of one cluster: one begins at the first contact after the last ended.
 
     Args:
         contacts_s: (start, end) of each contact, in order, disjoint.
-        upload_s: link time that one upload takes, at least 0.
-        download_s: link time that one download takes, at least 0.
-        server_delay_s: time from the satellite to the server's state and back, at least 0.
+        upload: when an upload ends; see also `link_time`.
+        download: when a download ends.
+        server_delay_s: one way between the satellite in contact and the server, at least 0.
 
     Raises:
         DataError: contacts that overlap or end before they start.
     """
-    exchanges: list[Exchange] = []
-    snapshot_s = arrival_s = None
-    left_s = 0.0
-    previous_end_s = -np.inf
-    for start_s, end_s in contacts_s:
-        if start_s < previous_end_s or end_s < start_s:
+    ends_s = [-np.inf, *(end for _, end in contacts_s)]
+    for (start_s, end_s), before_s in zip(contacts_s, ends_s, strict=False):
+        if start_s < before_s or end_s < start_s:
             raise DataError(f"contact {start_s:g}..{end_s:g} s is out of order or overlaps another")
-        previous_end_s = end_s
-        now_s = start_s
-        if snapshot_s is None:
-            snapshot_s, left_s = start_s, upload_s
-        if arrival_s is None:
-            if now_s + left_s > end_s:
-                left_s -= end_s - now_s
-                continue
-            arrival_s = now_s = now_s + left_s
-            left_s = download_s
-            now_s += server_delay_s
-        if now_s + left_s > end_s:
-            left_s -= max(end_s - now_s, 0.0)
-            continue
+    exchanges: list[Exchange] = []
+    free_s = -np.inf
+    while (snapshot_s := _next_start(contacts_s, free_s)) < np.inf:
+        arrival_s = upload(snapshot_s) + server_delay_s
+        if arrival_s == np.inf:
+            break
+        read_s = _in_contact(contacts_s, arrival_s)
+        free_s = download(read_s + server_delay_s) if read_s < np.inf else np.inf
         exchanges.append(
-            Exchange(snapshot_s=snapshot_s, arrival_s=arrival_s, reception_s=now_s + left_s)
-        )
-        snapshot_s = arrival_s = None
-    if snapshot_s is not None and arrival_s is not None:
-        exchanges.append(
-            Exchange(snapshot_s=snapshot_s, arrival_s=arrival_s, reception_s=float("inf"))
+            Exchange(snapshot_s=snapshot_s, arrival_s=arrival_s, read_s=read_s, reception_s=free_s)
         )
     return exchanges
+
+
+def link_time(contacts_s: Sequence[tuple[float, float]], link_s: float) -> Transfer:
+    """Return transfers that take `link_s` seconds of contact; the rest resumes in the next one."""
+
+    def end_s(from_s: float) -> float:
+        left_s = link_s
+        for start_s, stop_s in contacts_s:
+            begin_s = max(start_s, from_s)
+            if begin_s > stop_s:
+                continue
+            if begin_s + left_s <= stop_s:
+                return begin_s + left_s
+            left_s -= stop_s - begin_s
+        return float("inf")
+
+    return end_s
 
 
 def asynchronous(
@@ -187,11 +191,11 @@ def asynchronous(
             begin = np.append(0, snapshot)[np.searchsorted(snapshot, ticks, side="right")]
             active[c] = ticks - begin < max_steps_per_contact
     for c, own in enumerate(exchanges):
+        reads = np.array([e.read_s for e in own])
         effect = _first(np.array([e.reception_s for e in own]), step_s)
         last = np.searchsorted(effect, ticks, side="right") - 1
         for j in range(num_clusters):
-            # What the server had of cluster j when it was read for cluster c.
-            known = np.searchsorted(arrivals[j], arrivals[c], side="right")
+            known = np.searchsorted(arrivals[j], reads, side="right")
             of_j = np.append(0, snapshots[j])[known]
             held[c, j] = np.where(last >= 0, of_j[np.maximum(last, 0)], 0)
     return Schedule(
@@ -217,24 +221,25 @@ def fedavg_rounds(
     *,
     step_s: float,
     steps_per_round: int | None,
-    upload_s: float,
-    download_s: float,
+    uploads: Sequence[Transfer],
+    downloads: Sequence[Transfer],
     server_delay_s: float = 0.0,
     max_steps: int | None = None,
 ) -> Rounds:
     """Return the rounds of synchronous FedAvg over the given contacts.
 
-    Each cluster downloads the version at its first contact with link time for it, trains, and
-    uploads from its first contact after that; the round ends when the last upload has arrived.
+    Each cluster downloads the version in the first contact that is open or begins once the version
+    exists, trains, and uploads when a contact is open after that; the round ends when the last
+    upload has arrived.
 
     Args:
         contacts_s: per cluster, (start, end) of each contact, in order.
         step_s: time of one local step, above 0.
-        steps_per_round: local steps, or None to train until the upload's contact begins ("fill").
-        upload_s: link time of one upload.
-        download_s: link time of one download.
-        server_delay_s: from the last arrival to the next version's first possible download.
-        max_steps: most steps that "fill" takes in a round; None for no limit.
+        steps_per_round: local steps, or None to train until the next contact begins ("fill").
+        uploads: per cluster, when an upload ends.
+        downloads: per cluster, when a download ends.
+        server_delay_s: one way between the satellite in contact and the server.
+        max_steps: most steps in a round; None for no limit.
 
     Raises:
         DataError: a cluster without any contact, or a step that takes no time.
@@ -244,26 +249,25 @@ def fedavg_rounds(
     for c, own in enumerate(contacts_s):
         if len(own) == 0:
             raise DataError(f"cluster {c} has no contact: FedAvg would wait for it for ever")
+    most = np.inf if max_steps is None else max_steps
     ends_s: list[float] = []
     steps: list[list[int]] = []
     version_s = 0.0
     while True:
         arrivals_s, taken = [], []
-        for own in contacts_s:
-            got_s = _transfer_end(own, version_s, download_s)
+        for own, upload, download in zip(contacts_s, uploads, downloads, strict=True):
+            got_s = download(_in_contact(own, version_s) + server_delay_s)
             if steps_per_round is None:
-                first_s = got_s + step_s
-                ready_s = min((start for start, _ in own if start >= first_s), default=np.inf)
-                count = (ready_s - got_s) / step_s
-                most = np.inf if max_steps is None else max_steps
-                taken.append(int(min(count, most)) if np.isfinite(ready_s) else 0)
+                ready_s = _next_start(own, got_s)
+                count = (ready_s - got_s) / step_s if ready_s < np.inf else 0.0
             else:
-                ready_s = got_s + steps_per_round * step_s
-                taken.append(steps_per_round)
-            arrivals_s.append(_transfer_end(own, ready_s, upload_s))
-        if max(arrivals_s) == float("inf"):
+                count = min(steps_per_round, most)
+                ready_s = _in_contact(own, got_s + count * step_s)
+            taken.append(int(min(count, most)))
+            arrivals_s.append(upload(ready_s) + server_delay_s if ready_s < np.inf else np.inf)
+        if max(arrivals_s) == np.inf:
             break
-        version_s = max(arrivals_s) + server_delay_s
+        version_s = max(arrivals_s)
         ends_s.append(version_s)
         steps.append(taken)
     return Rounds(
@@ -297,17 +301,15 @@ def synchronous(rounds: Rounds) -> Schedule:
     )
 
 
-def _transfer_end(contacts_s: Sequence[tuple[float, float]], from_s: float, link_s: float) -> float:
-    """Return when `link_s` seconds of link time, begun at `from_s`, are used up; inf if never."""
-    left_s = link_s
-    for start_s, end_s in contacts_s:
-        begin_s = max(start_s, from_s)
-        if begin_s > end_s:
-            continue
-        if begin_s + left_s <= end_s:
-            return begin_s + left_s
-        left_s -= end_s - begin_s
-    return float("inf")
+def _next_start(contacts_s: Sequence[tuple[float, float]], after_s: float) -> float:
+    """Return the start of the first contact that begins after `after_s`; inf if there is none."""
+    return min((start for start, _ in contacts_s if start > after_s), default=float("inf"))
+
+
+def _in_contact(contacts_s: Sequence[tuple[float, float]], from_s: float) -> float:
+    """Return `from_s` if a contact is open then, else the start of the next one, else inf."""
+    inside = any(start <= from_s < end for start, end in contacts_s)
+    return from_s if inside else _next_start(contacts_s, from_s)
 
 
 def _completed(times_s: Sequence[float], step_s: float) -> IntArray:

@@ -19,7 +19,7 @@ from emsfl.results.schema import (
     TimeToTarget,
 )
 from emsfl.results.summary import SeedRecord, build_result
-from emsfl.results.tables import print_result
+from emsfl.results.tables import print_result, table_console
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -45,6 +45,7 @@ __all__ = [
     "read_checkpoint",
     "read_runs",
     "render_report",
+    "table_console",
     "write_checkpoint",
     "write_report",
 ]

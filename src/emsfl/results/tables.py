@@ -31,6 +31,9 @@ from emsfl.results.wording import (
     points,
 )
 
+PIPE_WIDTH = 100
+"""Columns of a table that goes to a file or a pipe."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextTable:
@@ -218,6 +221,14 @@ def print_tables(tables: Sequence[TextTable], console: Console) -> None:
         console.print(rich_table(table))
         if table.note:
             console.print(table.note, style="dim", highlight=False, markup=False)
+
+
+def table_console() -> Console:
+    """Return a console on stdout; without a terminal it is wide enough for every table."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, PIPE_WIDTH)
+    return console
 
 
 def print_result(result: RunResult, console: Console) -> None:

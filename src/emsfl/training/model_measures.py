@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from emsfl.moe.adapter import MoELayout, Owned
 from emsfl.moe.gate import DomainStatistics
 from emsfl.moe.gate_wrapper import recording_statistics
-from emsfl.moe.scoring import ScoreKind, scoring
+from emsfl.moe.scoring import ExpertScores, ScoreKind, scoring
 from emsfl.training.table_task import Batch, TableTask, TaskKind, logits_of
 
 Progress = Callable[[int], None]
@@ -49,7 +49,8 @@ def score_table(
     num_tokens = 0
     with scoring(model, layout, kind) as scores:
         for batch in _batches(task, batch_size, progress):
-            mask = scores.token_mask = _token_mask(batch)
+            _set_masks(scores, batch)
+            mask = scores.token_mask
             num_tokens += len(batch.targets) if mask is None else int(mask.sum())
             logits_of(model, batch)
     return Scores(values=scores.normalised(), num_tokens=num_tokens)
@@ -86,7 +87,7 @@ def evaluate_table(
     with counting as scores:
         for batch in _batches(task, batch_size, progress):
             if scores is not None:
-                scores.token_mask = _token_mask(batch)
+                _set_masks(scores, batch)
             logits = logits_of(model, batch)
             loss += float(batch.loss_sum(logits))
             num_targets += batch.num_targets
@@ -129,9 +130,10 @@ def run_through(model: nn.Module, task: TableTask, batch_size: int) -> None:
         logits_of(model, batch)
 
 
-def _token_mask(batch: Batch) -> Tensor | None:
-    mask = batch.inputs.get("attention_mask")
-    return None if mask is None else mask.bool()
+def _set_masks(scores: ExpertScores, batch: Batch) -> None:
+    """Leave the padding of a batch out of the scores."""
+    masks = [batch.inputs.get(name) for name in ("attention_mask", "decoder_attention_mask")]
+    scores.token_mask, scores.decoder_mask = (m if m is None else m.bool() for m in masks)
 
 
 def _batches(task: TableTask, batch_size: int, progress: Progress) -> Iterator[Batch]:

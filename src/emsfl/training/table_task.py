@@ -130,9 +130,7 @@ class TableTask:
         inputs["decoder_input_ids"] = functional.pad(
             answers["input_ids"][:, :-1], (1, 0), value=start
         )
-        inputs["decoder_attention_mask"] = functional.pad(
-            answers["attention_mask"][:, :-1], (1, 0), value=1
-        )
+        inputs["decoder_attention_mask"] = answers["attention_mask"]
         return Batch(inputs=inputs, targets=targets)
 
     def _encoded(self, samples: Sequence[Any]) -> dict[str, Tensor]:

@@ -1,0 +1,138 @@
+"""The manual path from a checkpoint to a merged one, as typed on the command line."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.reference.tiny_models import WORDS, save_dense, save_model
+
+from emsfl.cli import call
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call emsfl with --json; return what it printed, which is JSON and nothing else."""
+
+    def command(*words: str | Path) -> Any:
+        assert call([*map(str, words), "--json"]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    return command
+
+
+def write_rows(path: Path, seed: int) -> Path:
+    draw = random.Random(seed)
+    lines = []
+    for domain, words in (("north", WORDS[:16]), ("south", WORDS[16:32])):
+        for _ in range(24):
+            text = " ".join(draw.choices(words, k=8))
+            lines.append(json.dumps({"text": text, "domain": domain}))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_from_inspect_to_fold_gate(tmp_path: Path, run: Run, capsys: Any) -> None:
+    base, data = tmp_path / "base", write_rows(tmp_path / "train.jsonl", 0)
+    held_out = write_rows(tmp_path / "test.jsonl", 1)
+    save_model("mixtral", base)
+    found = run("inspect", base)
+    assert found["max_clusters"] == 4 and found["shared_bytes"] > 0
+    assert [(x["name"], x["num_experts"], x["top_k"]) for x in found["layers"]] == [
+        ("model.layers.0.mlp", 8, 2),
+        ("model.layers.1.mlp", 8, 2),
+    ]
+    assert found["layers"][0]["bytes_per_expert"] == 3 * 16 * 24 * 4
+    clusters = ("north", "south")
+    scores = [tmp_path / f"{name}.json" for name in clusters]
+    for name, path in zip(clusters, scores, strict=True):
+        printed = run(
+            "score", base, "--data", data, "--cluster", name, "--domain", name, "--out", path,
+            "--kind", "gate_times_output_norm",
+        )  # fmt: skip
+        assert printed["num_samples"] == 24 and printed["num_tokens"] == 24 * 8
+        assert json.loads(path.read_text()) == printed
+    assignment = tmp_path / "assignment.json"
+    budget = 3 * 2 * found["layers"][0]["bytes_per_expert"]
+    plan = run("assign", *scores, "--model", base, "--budget-bytes", budget, "--out", assignment)
+    assert plan["owned_bytes"] == {"north": budget, "south": budget}
+    parts = run("split", base, "--assignment", assignment, "--out", tmp_path / "parts")["parts"]
+    assert [part["cluster"] for part in parts] == list(clusters)
+    before = run("evaluate", base, "--data", held_out)["domains"]
+    updates = []
+    for name in clusters:
+        updates += ["--updates", tmp_path / f"update-{name}"]
+        tuned = run(
+            "tune", tmp_path / "parts" / name, "--data", data, "--domain", name, "--steps", 25,
+            "--learning-rate", 1e-2, "--out", updates[-1],
+        )  # fmt: skip
+        assert tuned["num_steps"] == 25 and tuned["mean_loss"] < before[name]["loss"]
+    merged = run("merge", base, *updates, "--out", tmp_path / "merged")
+    assert merged["has_gate"] and merged["clusters"] == list(clusters)
+    gated = run("evaluate", tmp_path / "merged", "--data", held_out)
+    plain = run("evaluate", tmp_path / "merged", "--data", held_out, "--no-gate")
+    assert gated["gated"] and not plain["gated"]
+    for name in clusters:
+        assert gated["domains"][name]["loss"] < before[name]["loss"] - 0.5
+        assert gated["domains"][name]["mass_kept"] > 0.9 > plain["domains"][name]["mass_kept"]
+    assert gated["domains"]["all"]["num_samples"] == 48
+    report = run(
+        "fold-gate", tmp_path / "merged", "--data", data, "--held-out", held_out,
+        "--out", tmp_path / "folded",
+    )  # fmt: skip
+    assert report["exact"] == gated["domains"] and report["plain"] == plain["domains"]
+    improved = report["folded"]["all"]["loss"] < plain["domains"]["all"]["loss"]
+    assert report["improved"] == improved == (tmp_path / "folded").exists()
+    if improved:
+        folded = run("evaluate", tmp_path / "folded", "--data", held_out)
+        assert folded["domains"] == report["folded"] and not folded["gated"]
+    for words in (["inspect", base], ["assign", *scores, "--model", base, "--out", assignment]):
+        assert call([str(word) for word in words]) == 0
+        assert capsys.readouterr().out
+
+
+def test_upcycling_from_the_command_line(tmp_path: Path, run: Run) -> None:
+    save_dense("BertModel", tmp_path / "dense")
+    found = run(
+        "upcycle", tmp_path / "dense", "--experts", 4, "--layers", "1", "--labels", "bad,good",
+        "--out", tmp_path / "moe",
+    )  # fmt: skip
+    assert found["model_class"] == "UpcycledForSequenceClassification"
+    assert [layer["num_experts"] for layer in found["layers"]] == [4]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["inspect", "{tmp}/none"], "is no folder, and the hub did not give it"),
+        (
+            ["assign", "{tmp}/s.json", "--model", "{tmp}", "--out", "{tmp}/a"],
+            "s.json does not exist",
+        ),
+        (
+            ["split", "{tmp}", "--assignment", "{tmp}/a.json", "--out", "{tmp}/p"],
+            "a.json does not exist",
+        ),
+        (["merge", "{tmp}", "--updates", "{tmp}", "--out", "{tmp}/m"], "holds neither"),
+        (["tune", "{tmp}", "--data", "{tmp}/d.csv", "--out", "{tmp}/u"], "is no file"),
+        (
+            ["tune", "{tmp}", "--data", "{tmp}/d.csv", "--out", "{tmp}/u", "--learning-rate", "-1"],
+            "learning_rate = -1",
+        ),
+        (["upcycle", "{tmp}", "--layers", "x", "--out", "{tmp}/m"], "must be whole numbers"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert call([word.format(tmp=tmp_path) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and error.startswith("error: ")
+    assert sorted(tmp_path.iterdir()) == []
