@@ -1,6 +1,6 @@
 """What a simulation costs beside the training that it does: per event, and against a bare loop.
 
-    python benchmarks/bench_overhead.py [--hours 24]
+    python benchmarks/bench_overhead.py [--hours 72]
 
 For each method it runs the demo scenario (one seed, one process) and notes what training and
 evaluation gave. Then it runs the scenario again with those results at hand: what is left is the
@@ -138,7 +138,7 @@ def measure(name: str, config: ExperimentConfig) -> tuple[int, int, float, float
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--hours", type=float, default=24)
+    parser.add_argument("--hours", type=float, default=72)
     hours = parser.parse_args().hours
     config = load(DEMO, [f"orbit.hours={hours}"])
     smallest = load(
