@@ -2,81 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from pydantic import Field, field_validator, model_validator
-
-from emsfl.config import ConfigModel, load_config, to_yaml
-from emsfl.data import DataConfig
+from emsfl.config import to_yaml
+from emsfl.data import load_data
+from emsfl.experiment_config import ExperimentConfig, load
 from emsfl.files import cache_dir
-from emsfl.methods import METHODS, MethodSettings
-from emsfl.moe import ModelConfig
-from emsfl.orbit import ContactPlan, OrbitConfig, make_plan
+from emsfl.moe import ModelSpec
+from emsfl.orbit import ContactPlan, make_plan
 from emsfl.results import RunFolder, RunResult, write_report
 from emsfl.simulate import (
     Arm,
+    Expectation,
     Outcome,
-    SimulateConfig,
     arms_of,
+    expectations,
     open_executor,
     prepare,
     show_progress,
 )
-from emsfl.training import TrainingConfig
 
-
-class ExperimentConfig(ConfigModel):
-    """A whole experiment; each section belongs to the room of the same name."""
-
-    name: str = Field(pattern=r"^[\w.-]+$")
-    """Letters, digits, `_`, `.` and `-`; it names the run folder."""
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    """One repetition each: data split, pre-training, device shards and batches."""
-    methods: tuple[str, ...] = Field(
-        default=("ems_fl", "fedavg", "fedavg_fill", "fedasync"), min_length=1
-    )
-    orbit: OrbitConfig
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    training: TrainingConfig = TrainingConfig()
-    method_settings: MethodSettings = MethodSettings()
-    simulate: SimulateConfig = SimulateConfig()
-
-    @field_validator("methods")
-    @classmethod
-    def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [name for name in methods if name not in METHODS]
-        if unknown:
-            raise ValueError(f"{unknown[0]!r} is no method; choose from {', '.join(METHODS)}")
-        return _distinct(methods)
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if min(seeds) < 0:
-            raise ValueError("seeds must be 0 or more")
-        return _distinct(seeds)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        speed = self.simulate.device_flops_per_s
-        names = {site.name for site in self.orbit.sites}
-        if isinstance(speed, dict) and set(speed) != names:
-            raise ValueError(
-                f"simulate.device_flops_per_s must name every site: {', '.join(sorted(names))}"
-            )
-        needed = len(names) * self.model.top_k
-        if needed > self.model.num_experts and any(n.startswith("ems_fl") for n in self.methods):
-            raise ValueError(
-                f"{len(names)} clusters x top_k {self.model.top_k} need {needed} experts per "
-                f"layer, model.num_experts is {self.model.num_experts}: use fewer sites, more "
-                "experts or a smaller top_k"
-            )
-        return self
+__all__ = ["ExperimentConfig", "Result", "expect", "load", "resume", "run"]
 
 
 @dataclass(frozen=True)
@@ -87,20 +37,18 @@ class Result:
     result: RunResult
 
 
-def load(
-    source: Path | str | Mapping[str, Any],
-    overrides: Sequence[str] = (),
-    methods: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-) -> ExperimentConfig:
-    """Read a config (YAML file or mapping); `overrides` are "dotted.key=value".
-
-    Raises:
-        ConfigError: it is missing, empty or wrong; the message names field, value and range.
-    """
-    chosen = [f"methods=[{', '.join(methods)}]"] if methods is not None else []
-    chosen += [f"seeds=[{', '.join(map(str, seeds))}]"] if seeds is not None else []
-    return load_config(ExperimentConfig, source, [*overrides, *chosen])
+def expect(config: ExperimentConfig) -> list[Expectation]:
+    """Return what to expect of an experiment (sizes, times, bottlenecks), training nothing."""
+    plan = make_plan(config.orbit, cache_dir())
+    data = load_data(config.data, plan.sites, config.seeds[0])
+    return expectations(
+        plan,
+        ModelSpec(config.model, data.num_classes),
+        config.training,
+        config.simulate,
+        config.method_settings,
+        config.methods,
+    )
 
 
 def run(
@@ -174,9 +122,3 @@ def _execute(
     folder.write_result(result)
     write_report(folder)
     return Result(folder.path, result)
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) != len(values):
-        raise ValueError(f"each may occur once, not {list(values)}")
-    return values

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_plan import contacts, make, rate_at
 
 from emsfl.errors import UserError
 from emsfl.orbit.changes import merge_plans, slice_plan, with_outages
+from tests.orbit.test_plan import contacts, make, rate_at
 
 TIMES_S = np.arange(0.05, 60, 0.1)
 lists = st.lists(contacts, min_size=1, max_size=8)

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from test_elements import TLE
 
 from emsfl.cli import main
+from tests.orbit.test_elements import TLE
 
 SITES = "name,latitude_deg,longitude_deg,altitude_m\nQuito,-0.2,-78.5,2850\nSuva,-18.1,178.4,5\n"
 Result = tuple[int, str, str]

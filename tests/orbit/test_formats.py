@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_plan import EPOCH, make
 
 from emsfl.errors import DataError
 from emsfl.orbit.czml import to_czml
 from emsfl.orbit.formats import iso_utc, read_ion, to_csv, to_ion, to_tvg
 from emsfl.orbit.satellite import new_satellite
 from emsfl.orbit.sites import Site
+from tests.orbit.test_plan import EPOCH, make
 
 PLAN = make(
     [

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_contacts import satellites
 
 from emsfl.orbit.config import WalkerConfig
 from emsfl.orbit.ephemeris import earth_fixed
 from emsfl.orbit.intersatellite import find_inter_satellite_windows, range_between
 from emsfl.orbit.walker import walker_satellites
+from tests.orbit.test_contacts import satellites
 
 EPOCH = datetime(2026, 6, 21, tzinfo=UTC)
 LIMB_KM = 6378.137 + 80

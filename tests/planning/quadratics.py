@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emsfl.planning.deviation import Constants, rates
-from emsfl.planning.schedule import asynchronous, exchanges_in_contacts
+from emsfl.planning.schedule import asynchronous, exchanges_in_contacts, link_time
 from tests.planning.replay import replay
 
 
@@ -89,7 +89,8 @@ def exact_trace(problem, exchanges, schedule, step_size):
         for k in range(len(problem.shares[c])):
             offsets[c, k] = at
             at += sizes[c]
-    columns = at + (at - 1) * (schedule.num_ticks - 1)
+    noisy = problem.noise_shared > 0 or problem.noise_expert > 0
+    columns = 1 + (at - 1) * schedule.num_ticks if noisy else 1
 
     def affine(vector):
         out = np.zeros((len(vector), columns))
@@ -98,6 +99,8 @@ def exact_trace(problem, exchanges, schedule, step_size):
 
     def gradient(t, c, k, x):
         g = problem.gradient(c, k, x)
+        if not noisy:
+            return g
         rows = np.arange(sizes[c])
         spread = np.where(
             rows < ds, problem.noise_shared / ds, problem.noise_expert / max(sizes[c] - ds, 1)
@@ -221,8 +224,8 @@ def random_plan(rng, num_clusters, *, num_ticks=None, cap=None, mean_gap=6.0):
                 contacts.append((start_s, now_s))
             own = exchanges_in_contacts(
                 contacts,
-                upload_s=upload_s,
-                download_s=download_s,
+                upload=link_time(contacts, upload_s),
+                download=link_time(contacts, download_s),
                 server_delay_s=rng.choice([0.0, 0.3]),
             )
         exchanges.append(own)

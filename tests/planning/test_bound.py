@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from emsfl.errors import DataError
 from emsfl.planning.bound import Scenario, best_step_size, gap_bound, gradient_bound
 from emsfl.planning.deviation import Constants, rates
-from emsfl.planning.schedule import Rounds, asynchronous, exchanges_in_contacts, synchronous
+from emsfl.planning.schedule import (
+    Rounds,
+    asynchronous,
+    exchanges_in_contacts,
+    link_time,
+    synchronous,
+)
 from tests.planning.quadratics import (
     Quadratics,
     constants_of,
@@ -59,7 +65,7 @@ def test_lemma_4_is_nearly_attained():
     largest = 0.0
     for seed in range(40):
         problem, exchanges, schedule = random_scenario(np.random.default_rng(seed))
-        step_size = 0.1 / problem.smoothness
+        step_size = 0.01 / problem.smoothness
         trace = exact_trace(problem, exchanges, schedule, step_size)
         gaps = gap_bound(Scenario(constants_of(problem, schedule, trace), schedule), step_size)
         bound = gaps.deviation**2
@@ -97,6 +103,7 @@ def test_bounds_are_within_a_factor_of_ten_where_noise_dominates():
             continue
         if gradient.terms["noise"] + gradient.terms["drift"] < 0.5 * gradient.value:
             continue
+        assert step_size * problem.smoothness * window <= 0.5  # the range of Corollary 1
         gaps = gap_bound(scenario, step_size)
         ratios.append(
             (
@@ -185,7 +192,8 @@ def test_the_objective_that_is_descended_is_the_reweighted_one():
 
 def _regular(gap, num_ticks):
     contacts = [(float(t), t + 0.5) for t in range(gap, num_ticks, gap)]
-    return exchanges_in_contacts(contacts, upload_s=0.0, download_s=0.0)
+    at_once = link_time(contacts, 0.0)
+    return exchanges_in_contacts(contacts, upload=at_once, download=at_once)
 
 
 @settings(max_examples=100, deadline=None)

@@ -12,6 +12,7 @@ from emsfl.planning.schedule import (
     asynchronous,
     exchanges_in_contacts,
     fedavg_rounds,
+    link_time,
     synchronous,
 )
 from tests.planning.quadratics import exact_trace, random_plan, random_problem
@@ -28,7 +29,12 @@ def exchange(snapshot_s, arrival_s, reception_s, read_s=None):
 
 def test_exchanges_resume_in_the_next_contact():
     contacts = [(10.0, 12.0), (20.0, 23.0), (30.0, 40.0), (50.0, 51.0)]
-    found = exchanges_in_contacts(contacts, upload_s=3.0, download_s=4.0, server_delay_s=0.5)
+    found = exchanges_in_contacts(
+        contacts,
+        upload=link_time(contacts, 3.0),
+        download=link_time(contacts, 4.0),
+        server_delay_s=0.5,
+    )
     # 2 s of the upload in the first contact, 1 s in the second, half a second to the server and as
     # much back: 1 s of the download in the second contact, 3 s in the third; the fourth begins an
     # exchange that does not end.
@@ -37,12 +43,20 @@ def test_exchanges_resume_in_the_next_contact():
 
 def test_an_upload_that_arrives_after_the_contact_is_answered_in_the_next():
     contacts = [(10.0, 12.0), (20.0, 23.0)]
-    found = exchanges_in_contacts(contacts, upload_s=2.0, download_s=1.0, server_delay_s=0.5)
+    found = exchanges_in_contacts(
+        contacts,
+        upload=link_time(contacts, 2.0),
+        download=link_time(contacts, 1.0),
+        server_delay_s=0.5,
+    )
     assert [vars(e) for e in found] == [vars(exchange(10.0, 12.5, 21.5, read_s=20.0))]
 
 
 def test_an_upload_that_arrives_counts_even_if_nothing_comes_back():
-    found = exchanges_in_contacts([(10.0, 12.0)], upload_s=1.0, download_s=5.0)
+    contacts = [(10.0, 12.0)]
+    found = exchanges_in_contacts(
+        contacts, upload=link_time(contacts, 1.0), download=link_time(contacts, 5.0)
+    )
     assert [vars(e) for e in found] == [vars(exchange(10.0, 11.0, np.inf))]
 
 
@@ -80,7 +94,8 @@ def test_a_cap_lets_devices_rest_until_the_next_snapshot():
 
 def test_rounds_of_fedavg():
     contacts = [[(0.0, 5.0), (20.0, 25.0), (40.0, 45.0)], [(3.0, 8.0), (30.0, 31.0), (44.0, 60.0)]]
-    link = {"step_s": 2.0, "upload_s": 1.0, "download_s": 1.0}
+    transfers = [link_time(own, 1.0) for own in contacts]
+    link = {"step_s": 2.0, "uploads": transfers, "downloads": transfers}
     rounds = fedavg_rounds(contacts, steps_per_round=4, **link)
     # Round 1: downloads until 1 and 4 s, eight seconds of steps, uploads at 20-21 and 30-31 s.
     # Round 2: downloads 40-41 and 44-45 s; cluster 0 has no contact after 49 s.
@@ -95,7 +110,8 @@ def test_rounds_of_fedavg():
 
 def test_rounds_of_fedavg_that_fill_the_gap():
     contacts = [[(0.0, 5.0), (20.0, 25.0), (40.0, 45.0)], [(3.0, 8.0), (30.0, 31.0), (44.0, 60.0)]]
-    link = {"step_s": 2.0, "upload_s": 1.0, "download_s": 1.0}
+    transfers = [link_time(own, 1.0) for own in contacts]
+    link = {"step_s": 2.0, "uploads": transfers, "downloads": transfers}
     rounds = fedavg_rounds(contacts, steps_per_round=None, **link)
     # Cluster 0 trains from 1 s to 20 s, cluster 1 from 4 s to 30 s.
     np.testing.assert_array_equal(rounds.steps, [[9, 13]])
@@ -151,9 +167,9 @@ def test_bad_plans_name_the_cluster():
     with pytest.raises(DataError, match="step_s"):
         asynchronous([[exchange(1.0, 1.0, 1.0)]], step_s=0.0, horizon_s=5.0)
     with pytest.raises(DataError, match="out of order"):
-        exchanges_in_contacts([(5.0, 9.0), (8.0, 12.0)], upload_s=1.0, download_s=1.0)
+        exchanges_in_contacts([(5.0, 9.0), (8.0, 12.0)], upload=float, download=float)
     with pytest.raises(DataError, match="cluster 0 has no contact"):
-        fedavg_rounds([[]], step_s=1.0, steps_per_round=1, upload_s=0.0, download_s=0.0)
+        fedavg_rounds([[]], step_s=1.0, steps_per_round=1, uploads=[float], downloads=[float])
     with pytest.raises(DataError, match="no round"):
         synchronous(Rounds(end_s=np.zeros(0), steps=np.zeros((0, 2), int)))
     with pytest.raises(DataError, match="future"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from importlib import import_module
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -27,6 +28,7 @@ COMMANDS = {
     "resume": "Continue a run that was stopped, to the same result.",
     "report": "Print the table of finished runs and write their HTML report.",
     "compare": "Compare the methods of several runs in one table.",
+    "plan": "Show what to expect of an experiment, before any training.",
     "contacts": "Compute when sites and satellites can exchange bits.",
     "inspect": "Show the experts of a mixture-of-experts checkpoint.",
     "score": "Score how well each expert fits a cluster's data.",
@@ -115,7 +117,13 @@ def build() -> click.Command:
 
 def main() -> None:
     """Run the command line on `sys.argv` and leave with its exit code."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # of what is passed, one part counts
     sys.exit(call(sys.argv[1:]))
+
+
+def _show_warning(message: Warning | str, *_where: Any) -> None:
+    """Print a warning as one line on stderr, as errors are."""
+    typer.echo("warning: " + " ".join(str(message).split()), err=True)
 
 
 def call(arguments: list[str]) -> int:

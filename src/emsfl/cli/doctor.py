@@ -18,6 +18,7 @@ EXTRAS = {
     "hf": "Hugging Face models and data files",
     "plot": "contact maps and timelines as images",
     "rain": "rain attenuation of links",
+    "bench": "what contact finding is measured against",
     "dev": "tests, linters, type checker",
 }
 """What each optional extra of the package gives."""

@@ -29,9 +29,11 @@ from emsfl.planning.schedule import (
     Exchange,
     Rounds,
     Schedule,
+    Transfer,
     asynchronous,
     exchanges_in_contacts,
     fedavg_rounds,
+    link_time,
     synchronous,
 )
 
@@ -49,6 +51,7 @@ __all__ = [
     "Rounds",
     "Scenario",
     "Schedule",
+    "Transfer",
     "assign_experts",
     "asynchronous",
     "best_step_size",
@@ -58,6 +61,7 @@ __all__ = [
     "gate_bound",
     "gradient_bound",
     "leak_floor",
+    "link_time",
     "mass_kept",
     "merged_loss",
     "random_assignment",

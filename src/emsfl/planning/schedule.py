@@ -6,7 +6,7 @@ docs/theory.md: `active` is a_ct, `held` is l_cj(t), `delivered` is l_c(t) at th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from emsfl.errors import DataError
 
+Transfer = Callable[[float], float]
+"""When a transfer ends that begins at the given time, in seconds; infinite if it never does."""
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -93,18 +95,16 @@ class Schedule:
 def exchanges_in_contacts(
     contacts_s: Sequence[tuple[float, float]],
     *,
-    upload_s: float,
-    download_s: float,
+    upload: Transfer,
+    download: Transfer,
     server_delay_s: float = 0.0,
 ) -> list[Exchange]:
     """Return the exchanges of one cluster: one begins at the first contact after the last ended.
 
-    What does not fit into a contact resumes in the next one.
-
     Args:
         contacts_s: (start, end) of each contact, in order, disjoint.
-        upload_s: link time that one upload takes, at least 0.
-        download_s: link time that one download takes, at least 0.
+        upload: when an upload ends; see also `link_time`.
+        download: when a download ends.
         server_delay_s: one way between the satellite in contact and the server, at least 0.
 
     Raises:
@@ -117,16 +117,32 @@ def exchanges_in_contacts(
     exchanges: list[Exchange] = []
     free_s = -np.inf
     while (snapshot_s := _next_start(contacts_s, free_s)) < np.inf:
-        arrival_s = _transfer_end(contacts_s, snapshot_s, upload_s) + server_delay_s
+        arrival_s = upload(snapshot_s) + server_delay_s
         if arrival_s == np.inf:
             break
-        inside = any(start <= arrival_s < end for start, end in contacts_s)
-        read_s = arrival_s if inside else _next_start(contacts_s, arrival_s)
-        free_s = _transfer_end(contacts_s, read_s + server_delay_s, download_s)
+        read_s = _in_contact(contacts_s, arrival_s)
+        free_s = download(read_s + server_delay_s) if read_s < np.inf else np.inf
         exchanges.append(
             Exchange(snapshot_s=snapshot_s, arrival_s=arrival_s, read_s=read_s, reception_s=free_s)
         )
     return exchanges
+
+
+def link_time(contacts_s: Sequence[tuple[float, float]], link_s: float) -> Transfer:
+    """Return transfers that take `link_s` seconds of contact; the rest resumes in the next one."""
+
+    def end_s(from_s: float) -> float:
+        left_s = link_s
+        for start_s, stop_s in contacts_s:
+            begin_s = max(start_s, from_s)
+            if begin_s > stop_s:
+                continue
+            if begin_s + left_s <= stop_s:
+                return begin_s + left_s
+            left_s -= stop_s - begin_s
+        return float("inf")
+
+    return end_s
 
 
 def asynchronous(
@@ -205,24 +221,25 @@ def fedavg_rounds(
     *,
     step_s: float,
     steps_per_round: int | None,
-    upload_s: float,
-    download_s: float,
+    uploads: Sequence[Transfer],
+    downloads: Sequence[Transfer],
     server_delay_s: float = 0.0,
     max_steps: int | None = None,
 ) -> Rounds:
     """Return the rounds of synchronous FedAvg over the given contacts.
 
-    Each cluster downloads the version at its first contact with link time for it, trains, and
-    uploads from its first contact after that; the round ends when the last upload has arrived.
+    Each cluster downloads the version in the first contact that is open or begins once the version
+    exists, trains, and uploads when a contact is open after that; the round ends when the last
+    upload has arrived.
 
     Args:
         contacts_s: per cluster, (start, end) of each contact, in order.
         step_s: time of one local step, above 0.
-        steps_per_round: local steps, or None to train until the upload's contact begins ("fill").
-        upload_s: link time of one upload.
-        download_s: link time of one download.
+        steps_per_round: local steps, or None to train until the next contact begins ("fill").
+        uploads: per cluster, when an upload ends.
+        downloads: per cluster, when a download ends.
         server_delay_s: one way between the satellite in contact and the server.
-        max_steps: most steps that "fill" takes in a round; None for no limit.
+        max_steps: most steps in a round; None for no limit.
 
     Raises:
         DataError: a cluster without any contact, or a step that takes no time.
@@ -232,22 +249,23 @@ def fedavg_rounds(
     for c, own in enumerate(contacts_s):
         if len(own) == 0:
             raise DataError(f"cluster {c} has no contact: FedAvg would wait for it for ever")
+    most = np.inf if max_steps is None else max_steps
     ends_s: list[float] = []
     steps: list[list[int]] = []
     version_s = 0.0
     while True:
         arrivals_s, taken = [], []
-        for own in contacts_s:
-            got_s = _transfer_end(own, version_s, download_s, lead_s=server_delay_s)
+        for own, upload, download in zip(contacts_s, uploads, downloads, strict=True):
+            got_s = download(_in_contact(own, version_s) + server_delay_s)
             if steps_per_round is None:
                 ready_s = _next_start(own, got_s)
-                most = np.inf if max_steps is None else max_steps
-                taken.append(int(min((ready_s - got_s) / step_s, most)) if ready_s < np.inf else 0)
+                count = (ready_s - got_s) / step_s if ready_s < np.inf else 0.0
             else:
-                ready_s = got_s + steps_per_round * step_s
-                taken.append(steps_per_round)
-            arrivals_s.append(_transfer_end(own, ready_s, upload_s) + server_delay_s)
-        if max(arrivals_s) == float("inf"):
+                count = min(steps_per_round, most)
+                ready_s = _in_contact(own, got_s + count * step_s)
+            taken.append(int(min(count, most)))
+            arrivals_s.append(upload(ready_s) + server_delay_s if ready_s < np.inf else np.inf)
+        if max(arrivals_s) == np.inf:
             break
         version_s = max(arrivals_s)
         ends_s.append(version_s)
@@ -288,23 +306,10 @@ def _next_start(contacts_s: Sequence[tuple[float, float]], after_s: float) -> fl
     return min((start for start, _ in contacts_s if start > after_s), default=float("inf"))
 
 
-def _transfer_end(
-    contacts_s: Sequence[tuple[float, float]], from_s: float, link_s: float, lead_s: float = 0.0
-) -> float:
-    """Return when `link_s` seconds of link time, begun at `from_s`, are used up; inf if never.
-
-    `lead_s` passes before the first bit, from the first contact at or after `from_s` on.
-    """
-    left_s = link_s
-    for start_s, end_s in contacts_s:
-        begin_s = max(start_s, from_s)
-        if begin_s > end_s:
-            continue
-        begin_s, from_s, lead_s = begin_s + lead_s, begin_s + lead_s, 0.0
-        if begin_s + left_s <= end_s:
-            return begin_s + left_s
-        left_s -= max(end_s - begin_s, 0.0)
-    return float("inf")
+def _in_contact(contacts_s: Sequence[tuple[float, float]], from_s: float) -> float:
+    """Return `from_s` if a contact is open then, else the start of the next one, else inf."""
+    inside = any(start <= from_s < end for start, end in contacts_s)
+    return from_s if inside else _next_start(contacts_s, from_s)
 
 
 def _completed(times_s: Sequence[float], step_s: float) -> IntArray:

@@ -3,6 +3,7 @@
 from emsfl.simulate.arm import Arm, arms_of
 from emsfl.simulate.config import SimulateConfig
 from emsfl.simulate.executor import Executor, open_executor
+from emsfl.simulate.feasibility import Expectation, expectations
 from emsfl.simulate.outcome import Outcome
 from emsfl.simulate.prepare import prepare
 from emsfl.simulate.progress import show_progress
@@ -11,11 +12,13 @@ from emsfl.simulate.simulate import Scenario, Simulation
 __all__ = [
     "Arm",
     "Executor",
+    "Expectation",
     "Outcome",
     "Scenario",
     "SimulateConfig",
     "Simulation",
     "arms_of",
+    "expectations",
     "open_executor",
     "prepare",
     "show_progress",

@@ -1,0 +1,274 @@
+"""What to expect of an experiment before any training: sizes, times and what holds it up.
+
+Every method is asked for its work twice, with untrained tensors, so that the bytes are those it
+would really send; times follow the contact plan as the simulation does, without its events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+from statistics import fmean
+
+import torch
+
+from emsfl.methods import (
+    METHODS,
+    Cluster,
+    Device,
+    Federation,
+    Method,
+    MethodSettings,
+    Work,
+    num_trained_parameters,
+)
+from emsfl.moe import DomainStatistics, ModelSpec, split_sizes
+from emsfl.orbit import ContactPlan
+from emsfl.simulate.config import SimulateConfig
+from emsfl.simulate.cost import CostModel
+from emsfl.training import TrainingConfig, num_bytes
+
+BYTES_PER_PARAMETER = 4
+"""Training is in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """One method at one site; times are means over the plan."""
+
+    method: str
+    site: str
+    contacts_per_day: float
+    uplink_bytes_per_contact: float
+    upload_bytes: int
+    """Of one update."""
+    download_bytes: int
+    """Of what comes back once the federation is under way."""
+    contacts_per_upload: float
+    """Above 1: an update needs more than one contact."""
+    step_s: float
+    steps_per_gap: float
+    """Optimiser steps that fit between two contacts."""
+    round_s: float | None
+    """Download, training, waiting and upload, for methods that wait for all sites with the slowest
+    site; None where not one round fits into the plan."""
+    waiting_share: float
+    """Part of a round in which the site neither trains nor sends nor receives."""
+    training_share: float
+    link_share: float
+    memory_bytes: int
+    """Of one device: weights, gradients and momentum; activations are left out."""
+    bottleneck: str
+    """What most of a round goes into: "contacts" (waiting for one, or filling the time with
+    training that a shorter gap would cut short), "training", "link" (also where an update needs
+    more than one contact), or "no round fits"."""
+
+
+@dataclass(frozen=True)
+class _Demand:
+    """What one cluster's round asks for."""
+
+    work: Work
+    upload_bytes: int
+    download_bytes: int
+
+
+def expectations(
+    plan: ContactPlan,
+    model: ModelSpec,
+    training: TrainingConfig,
+    config: SimulateConfig,
+    settings: MethodSettings,
+    methods: Sequence[str],
+) -> list[Expectation]:
+    """Return one row per method and site, without training anything.
+
+    Args:
+        plan: who is in contact when.
+        model: what is trained.
+        training: batch size and momentum.
+        config: device speeds and the cap on local steps.
+        settings: of every method.
+        methods: names as in `METHODS`; those judged from another's training are left out.
+    """
+    federation = _federation(plan.sites, model)
+    cost = CostModel(config, model)
+    rows: list[Expectation] = []
+    for name in methods:
+        if METHODS[name].training_of is not None:
+            continue
+        method = METHODS[name].build(federation, training, settings)
+        demands, waits_for_all = _demands(method, federation)
+        rounds = _rounds(plan, demands, cost, config, waits_for_all)
+        rows += [
+            _row(name, site, plan, demands[site], rounds[site], federation, cost, training)
+            for site in plan.sites
+        ]
+    return rows
+
+
+def _federation(sites: Sequence[str], model: ModelSpec) -> Federation:
+    """Return a federation with drawn weights and scores: only sizes matter here."""
+    generator = torch.Generator().manual_seed(0)
+    layers = len(model.layout().layers)
+    shape = (layers, model.config.num_experts)
+    nothing = DomainStatistics(
+        1.0, torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    )
+    scores = {site: torch.rand(shape, generator=generator, dtype=torch.float64) for site in sites}
+    return Federation(
+        clusters=tuple(sites),
+        weights=dict.fromkeys(sites, 1 / len(sites)),
+        pretrained=model.initial_state(generator),
+        layout=model.layout(),
+        top_k=model.config.top_k,
+        seed=0,
+        scores={site: table / table.sum(1, keepdim=True) for site, table in scores.items()},
+        statistics=dict.fromkeys(sites, nothing),
+    )
+
+
+def _demands(method: Method, federation: Federation) -> tuple[dict[str, _Demand], bool]:
+    """Return what a round asks for once under way, and whether a site waits for the others."""
+    clusters = {name: Cluster(name, [1.0], [Device()]) for name in federation.clusters}
+    uploads = {}
+    waits = False
+    for name, cluster in clusters.items():
+        work = method.hand_out(name)
+        if work is None:
+            raise AssertionError(f"{method} gave {name} nothing to begin with")
+        cluster.take_over(work, federation)
+        cluster.take_snapshot()
+    for name, cluster in clusters.items():
+        update = cluster.build_update(federation)
+        uploads[name] = update.num_bytes()
+        method.receive(update)
+        waits |= method.next_work(name) is None
+    demands = {}
+    for name in clusters:
+        work = method.hand_out(name)
+        if work is None:
+            raise AssertionError(f"{method} gave {name} nothing after a round")
+        demands[name] = _Demand(work, uploads[name], num_bytes(work.payload))
+    return demands, waits
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Mean times of a site's rounds."""
+
+    total_s: float
+    training_s: float
+
+
+def _rounds(
+    plan: ContactPlan,
+    demands: Mapping[str, _Demand],
+    cost: CostModel,
+    config: SimulateConfig,
+    waits_for_all: bool,
+) -> dict[str, _Round]:
+    """Follow the plan from its start, round after round, until one does not fit any more."""
+    totals: dict[str, list[float]] = {site: [] for site in demands}
+    trained: dict[str, list[float]] = {site: [] for site in demands}
+    groups = [list(demands)] if waits_for_all else [[site] for site in demands]
+    for group in groups:
+        now = 0.0
+        while True:
+            ends = {site: _follow(plan, site, now, demands[site], cost, config) for site in group}
+            done = max(end for end, _ in ends.values())
+            if not isfinite(done):
+                break
+            for site, (_, training_s) in ends.items():
+                totals[site].append(done - now)
+                trained[site].append(training_s)
+            now = done
+    return {
+        site: _Round(fmean(totals[site]), fmean(trained[site])) if totals[site] else _Round(inf, 0)
+        for site in demands
+    }
+
+
+def _follow(
+    plan: ContactPlan,
+    site: str,
+    start_s: float,
+    demand: _Demand,
+    cost: CostModel,
+    config: SimulateConfig,
+) -> tuple[float, float]:
+    """Return when a round that starts at `start_s` has arrived, and how long it trained."""
+    received_s = plan.finish_time(site, "down", start_s, demand.download_bytes)
+    if not isfinite(received_s):
+        return inf, 0.0
+    step_s = cost.seconds(site, cost.step_flops(demand.work))
+    longest_s = config.max_local_steps_per_contact * step_s
+    if demand.work.num_steps is not None:
+        training_s = min(demand.work.num_steps * step_s, longest_s)
+        begin_s = received_s + training_s
+    else:
+        later = [c.start_s for c in plan.contacts(site) if c.start_s > received_s]
+        if not later:
+            return inf, 0.0
+        training_s, begin_s = min(later[0] - received_s, longest_s), later[0]
+    return plan.finish_time(site, "up", begin_s, demand.upload_bytes), training_s
+
+
+def _row(
+    method: str,
+    site: str,
+    plan: ContactPlan,
+    demand: _Demand,
+    found: _Round,
+    federation: Federation,
+    cost: CostModel,
+    training: TrainingConfig,
+) -> Expectation:
+    statistics = next(row for row in plan.statistics() if row.site == site)
+    per_contact = statistics.uplink_bits_per_day / statistics.contacts_per_day / 8
+    step_s = cost.seconds(site, cost.step_flops(demand.work))
+    up_bps = 8 * per_contact / statistics.mean_duration_s
+    down_bps = up_bps * statistics.downlink_bits_per_day / statistics.uplink_bits_per_day
+    link_s = 8 * (demand.upload_bytes / up_bps + demand.download_bytes / down_bps)
+    shares = {"waiting": 1.0, "training": 0.0, "link": 0.0}
+    if isfinite(found.total_s):
+        shares["training"] = found.training_s / found.total_s
+        shares["link"] = link_s / found.total_s
+        shares["waiting"] = max(0.0, 1 - shares["training"] - shares["link"])
+    held = split_sizes(federation.pretrained, federation.layout, demand.work.owned)
+    copies = 2 if training.momentum else 1
+    trained = num_trained_parameters(demand.work, federation)
+    return Expectation(
+        method=method,
+        site=site,
+        contacts_per_day=statistics.contacts_per_day,
+        uplink_bytes_per_contact=per_contact,
+        upload_bytes=demand.upload_bytes,
+        download_bytes=demand.download_bytes,
+        contacts_per_upload=demand.upload_bytes / per_contact,
+        step_s=step_s,
+        steps_per_gap=(statistics.mean_gap_s or statistics.longest_gap_s) / step_s,
+        round_s=found.total_s if isfinite(found.total_s) else None,
+        waiting_share=shares["waiting"],
+        training_share=shares["training"],
+        link_share=shares["link"],
+        memory_bytes=BYTES_PER_PARAMETER * (sum(held.values()) + copies * trained),
+        bottleneck=_bottleneck(shares, demand, demand.upload_bytes > per_contact)
+        if isfinite(found.total_s)
+        else "no round fits",
+    )
+
+
+def _bottleneck(shares: Mapping[str, float], demand: _Demand, resumes: bool) -> str:
+    """Return what would shorten a round most; `resumes`: an update does not fit one contact."""
+    if resumes:
+        return "link"
+    fills = demand.work.num_steps is None
+    contacts = shares["waiting"] + (shares["training"] if fills else 0.0)
+    parts = {
+        "contacts": contacts,
+        "training": 0.0 if fills else shares["training"],
+        "link": shares["link"],
+    }
+    return max(parts, key=lambda part: parts[part])
