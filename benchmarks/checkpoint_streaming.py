@@ -11,6 +11,7 @@ split is killed (SIGKILL) half-way and started again.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -75,7 +76,7 @@ def measure(work: Path, num_layers: int) -> dict[str, dict[str, float] | bool | 
     shutil.rmtree(work / "merged")
     first = [manifest_files(part) for part in parts]
     shutil.rmtree(work / "parts")
-    kill_after(0.5 * split["seconds"], *command, "--out", str(work / "parts"))
+    kill_half_way(work / "parts", split_bytes // 2, *command, "--out", str(work / "parts"))
     left = list((work / "parts").iterdir())
     whole = [folder for folder in left if not folder.name.startswith(".")]
     kept = len(list((work / "parts").glob(f"*/[!.]*{SUFFIX}")))
@@ -165,12 +166,23 @@ def timed(*arguments: str) -> dict[str, float]:
     return {"seconds": time.monotonic() - start, "peak_rss_MB": usage.ru_maxrss * 1024 / 1e6}
 
 
-def kill_after(seconds: float, *arguments: str) -> None:
-    """Start an emsfl command and kill it after a while."""
+def kill_half_way(folder: Path, num_bytes: int, *arguments: str) -> None:
+    """Start an emsfl command and kill it when so many bytes lie in `folder`."""
     process = start_command(*arguments)
-    time.sleep(seconds)
+    while bytes_below(folder) < num_bytes:
+        time.sleep(0.05)
     os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
+    _, status = os.waitpid(process, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL, "it ended before it was killed"
+
+
+def bytes_below(folder: Path) -> int:
+    """Return the bytes of all files below a folder in which a process is writing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
+            total += path.stat().st_size
+    return total
 
 
 if __name__ == "__main__":
