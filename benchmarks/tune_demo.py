@@ -4,7 +4,8 @@
 
 Tuning seeds are not among those that results are reported on. Every point is one run folder, so
 the search goes on where it stopped. The table and benchmarks/results/tune_demo.json hold every
-point tried. One rule decides, for every method, what goes into configs/demo.yaml: among the points
+point of these grids (LOG.md: what came before). One rule decides what goes into configs/demo.yaml,
+for every method: among the points
 whose final accuracy (mean over the tuning seeds) is within half a point of the method's best, the
 one with the highest mean accuracy over the whole run.
 """
