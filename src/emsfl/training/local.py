@@ -120,7 +120,8 @@ def mask_experts(trained: Mapping[str, nn.Parameter], layout: MoELayout, experts
                 shape = [1] * trained[name].dim()
                 shape[axis] = layer.num_experts
                 mask = torch.zeros(layer.num_experts).index_fill_(0, torch.tensor(ids), 1.0)
-                trained[name].register_hook(functools.partial(torch.mul, mask.view(shape)))
+                keep = functools.partial(torch.mul, mask.view(shape))
+                trained[name].register_hook(keep)  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
