@@ -28,7 +28,11 @@ class MethodEntry:
 
 def _local(training: TrainingConfig, learning_rate: float) -> LocalSettings:
     return LocalSettings(
-        batch_size=training.batch_size, momentum=training.momentum, learning_rate=learning_rate
+        batch_size=training.batch_size,
+        momentum=training.momentum,
+        learning_rate=learning_rate,
+        optimizer=training.optimizer,
+        device=training.device,
     )
 
 
@@ -63,6 +67,8 @@ def _ems_fl(
             batch_size=training.batch_size,
             momentum=training.momentum,
             learning_rate=s.learning_rate,
+            optimizer=training.optimizer,
+            device=training.device,
             shared_lr_factor=s.shared_lr_factor,
             train_shared=train_shared,
             train_routers=False,

@@ -106,7 +106,7 @@ class Arm:
         method = entry.build(scenario.federation, scenario.training, self.settings)
         samples = scenario.data.test if config.judged_on == "test" else scenario.data.validation
         times_s = evaluation_times(scenario.plan.duration_s, config.evaluation_points)
-        judge = Judge(self.names, scenario.model, samples, times_s)
+        judge = Judge(self.names, scenario.model, samples, times_s, scenario.training.device)
         heading = {"method": self.trained, "seed": scenario.federation.seed}
         return Simulation(
             scenario, method, judge, executor, lambda event: log.append({**heading, **event})

@@ -13,14 +13,17 @@ from emsfl.methods import MergedModel, Method
 from emsfl.moe import ModelSpec, State, experts_per_layer
 from emsfl.simulate.executor import Executor, Pending
 from emsfl.simulate.ledger import Ledger
-from emsfl.training import EvaluateTask, evaluate
+from emsfl.training import Device, EvaluateTask, evaluate
+
+Found = dict[str, tuple[float, float]]
+"""Per domain, numerator and denominator of the metric."""
 
 
 @dataclass
 class _Point:
     time_s: float
     uploaded_bytes: int
-    correct: Pending | dict[str, int]
+    found: Pending | Found
 
 
 class Judge:
@@ -32,6 +35,7 @@ class Judge:
         model: ModelSpec,
         samples: Mapping[str, Samples],
         times_s: Sequence[float],
+        device: Device = "cpu",
     ) -> None:
         """Judge the method under each of `names` (name -> whether its domain gate is on).
 
@@ -40,7 +44,9 @@ class Judge:
             model: how to build the model.
             samples: per domain.
             times_s: the grid, ascending; the last one is the end.
+            device: where to compute.
         """
+        self.device = device
         self.names = dict(names)
         self.model = model
         self.samples = dict(samples)
@@ -56,29 +62,28 @@ class Judge:
         for name, gated in self.names.items():
             curve = self.curves[name]
             if merged is None:
-                correct = curve[-1].correct
+                found = curve[-1].found
             else:
                 shown = merged if gated else MergedModel(state=merged.state)
                 task = self._task(shown, method.federation.pretrained)
-                correct = executor.submit(evaluate, task)
-            curve.append(_Point(time_s, ledger.uploaded_bytes, correct))
+                found = executor.submit(evaluate, task)
+            curve.append(_Point(time_s, ledger.uploaded_bytes, found))
 
     def accuracy_by_domain(self, name: str, index: int = -1) -> dict[str, float]:
         """Return the accuracy per domain at one point of the curve."""
-        correct = _resolve(self.curves[name][index])
-        return {d: correct[d] / len(self.samples[d]) for d in self.samples}
+        found = _resolve(self.curves[name][index])
+        return {domain: _ratio({domain: found[domain]}) for domain in self.samples}
 
     def accuracy(self, name: str, index: int = -1) -> float:
         """Return the accuracy on the union of all domains at one point of the curve."""
-        correct = _resolve(self.curves[name][index])
-        return sum(correct.values()) / sum(len(s) for s in self.samples.values())
+        return _ratio(_resolve(self.curves[name][index]))
 
     def latest_accuracy(self) -> float | None:
         """Return the newest accuracy that is known without waiting, under the first name."""
         name = next(iter(self.names))
         for index in range(len(self.curves[name]) - 1, -1, -1):
-            correct = self.curves[name][index].correct
-            if isinstance(correct, dict) or correct.done():
+            found = self.curves[name][index].found
+            if isinstance(found, dict) or found.done():
                 return self.accuracy(name, index)
         return None
 
@@ -94,13 +99,10 @@ class Judge:
                 num_experts=experts_per_layer(owned),
                 state=state,
                 samples={domain: self.samples[domain]},
+                device=self.device,
             )
             pending[cluster] = executor.submit(evaluate, task)
-        return {
-            cluster: result.result()[data.domain_of[cluster]]
-            / len(self.samples[data.domain_of[cluster]])
-            for cluster, result in pending.items()
-        }
+        return {cluster: _ratio(result.result()) for cluster, result in pending.items()}
 
     def save(self) -> dict[str, Any]:
         """Return all curves, as numbers."""
@@ -127,6 +129,7 @@ class Judge:
             gate=merged.gate,
             pretrained=pretrained if merged.gate is not None else None,
             samples=self.samples,
+            device=self.device,
         )
 
 
@@ -135,9 +138,13 @@ def evaluation_times(duration_s: float, num_points: int) -> list[float]:
     return [float(t) for t in np.linspace(0.0, duration_s, num_points + 1)]
 
 
-def _resolve(point: _Point) -> dict[str, int]:
-    if isinstance(point.correct, dict):
-        return point.correct
-    correct: dict[str, int] = point.correct.result()
-    point.correct = correct
-    return correct
+def _ratio(found: Found) -> float:
+    """Return the metric over the domains in `found`."""
+    return sum(part for part, _ in found.values()) / sum(count for _, count in found.values())
+
+
+def _resolve(point: _Point) -> Found:
+    if not isinstance(point.found, dict):
+        found: Found = point.found.result()
+        point.found = found
+    return point.found

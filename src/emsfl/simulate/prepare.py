@@ -6,7 +6,7 @@ from pathlib import Path
 
 from emsfl.data import DataConfig, load_data
 from emsfl.methods import Federation
-from emsfl.moe import ModelConfig, ModelSpec
+from emsfl.moe import ModelConfig, make_spec
 from emsfl.orbit import ContactPlan
 from emsfl.simulate.config import SimulateConfig
 from emsfl.simulate.executor import Executor
@@ -33,7 +33,7 @@ def prepare(
     """
     clusters = plan.sites
     data = load_data(data_config, clusters, seed)
-    model = ModelSpec(model_config, data.num_classes)
+    model = make_spec(model_config, data.num_classes)
     pretrained = pretrain(model, data.public, seed, cache_dir)
     counts = {name: sum(len(shard) for shard in data.shards[name]) for name in clusters}
     total = sum(counts.values())
