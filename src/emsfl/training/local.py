@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from emsfl.data import Samples
-from emsfl.moe import ModelSpec, MoELayout, State
+from emsfl.moe import ModelSpec, MoELayout, Owned, State
 from emsfl.training.config import LocalSettings
 from emsfl.training.device import computing_on
 from emsfl.training.optimizers import Optimizers
@@ -59,7 +61,9 @@ def train_locally(task: TrainTask) -> TrainResult:
             for name, tensor in task.state.items()
         }
         model = task.model.build(state, task.num_experts)
-        choose_parameters(model, layout, settings)
+        trained = choose_parameters(model, layout, settings)
+        if settings.trained_experts is not None:
+            mask_experts(trained, layout, settings.trained_experts)
         optimizers = Optimizers(model, layout, settings, task.momentum)
         inputs = task.model.prepare(torch.from_numpy(task.shard.inputs)).to(device)
         labels = torch.from_numpy(task.shard.labels).to(device)
@@ -71,6 +75,8 @@ def train_locally(task: TrainTask) -> TrainResult:
             loss = task.model.loss(model, inputs[batch], labels[batch])
             optimizers.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            if settings.proximal > 0:
+                pull_back(trained, task.state, settings.proximal)
             optimizers.step()
             losses.append(loss.detach())
         return TrainResult(
@@ -80,10 +86,39 @@ def train_locally(task: TrainTask) -> TrainResult:
         )
 
 
-def choose_parameters(model: nn.Module, layout: MoELayout, settings: LocalSettings) -> None:
-    """Let the parameters that `settings` train require gradients, and no others."""
+def choose_parameters(
+    model: nn.Module, layout: MoELayout, settings: LocalSettings
+) -> dict[str, nn.Parameter]:
+    """Return the parameters that `settings` train, by name, and freeze the others in `model`."""
+    trained = {}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_trained(name, layout, settings))
+        if parameter.requires_grad:
+            trained[name] = parameter
+    return trained
+
+
+def mask_experts(trained: Mapping[str, nn.Parameter], layout: MoELayout, experts: Owned) -> None:
+    """Let gradients reach the given experts only; those of the others become zero."""
+    for layer, ids in zip(layout.layers, experts, strict=True):
+        for name, axis in layer.expert_axes.items():
+            if name in trained:
+                shape = [1] * trained[name].dim()
+                shape[axis] = layer.num_experts
+                mask = torch.zeros(layer.num_experts).index_fill_(0, torch.tensor(ids), 1.0)
+                mask = mask.to(trained[name].device)
+                keep = functools.partial(torch.mul, mask.view(shape))
+                trained[name].register_hook(keep)  # type: ignore[no-untyped-call]
+
+
+@torch.no_grad()
+def pull_back(
+    trained: Mapping[str, nn.Parameter], anchor: Mapping[str, Tensor], strength: float
+) -> None:
+    """Add the gradient of strength / 2 * |w - anchor|^2 (FedProx, arXiv 1812.06127, eq. 2)."""
+    for name, parameter in trained.items():
+        pull = (parameter - anchor[name].to(parameter.device)) * strength
+        parameter.grad = pull if parameter.grad is None else parameter.grad.add_(pull)
 
 
 def is_trained(name: str, layout: MoELayout, settings: LocalSettings) -> bool:
