@@ -3,6 +3,8 @@
 from emsfl.methods.catalogue import METHODS, MethodEntry
 from emsfl.methods.cluster import Bootstrap, Cluster, Device
 from emsfl.methods.config import MethodSettings
+from emsfl.methods.cost import CostModel
+from emsfl.methods.devices import make_cluster, measure_cluster, take_results, training_tasks
 from emsfl.methods.ems_fl import EmsFl
 from emsfl.methods.fedasync import FedAsync
 from emsfl.methods.fedavg import FedAvg
@@ -17,12 +19,15 @@ from emsfl.methods.method import (
     Work,
     num_trained_parameters,
 )
+from emsfl.methods.packing import pack, unpack
+from emsfl.methods.scenario import make_federation
 
 __all__ = [
     "METHODS",
     "Activity",
     "Bootstrap",
     "Cluster",
+    "CostModel",
     "Device",
     "EmsFl",
     "FedAsync",
@@ -36,5 +41,12 @@ __all__ = [
     "Update",
     "Upload",
     "Work",
+    "make_cluster",
+    "make_federation",
+    "measure_cluster",
     "num_trained_parameters",
+    "pack",
+    "take_results",
+    "training_tasks",
+    "unpack",
 ]
