@@ -4,6 +4,8 @@ from emsfl.methods.catalogue import METHODS, MethodEntry, Venue, local_settings
 from emsfl.methods.central import Central
 from emsfl.methods.cluster import Bootstrap, Cluster, Device
 from emsfl.methods.config import MethodSettings
+from emsfl.methods.cost import CostModel
+from emsfl.methods.devices import make_cluster, measure_cluster, take_results, training_tasks
 from emsfl.methods.ems_fl import EmsFl
 from emsfl.methods.esft import Esft
 from emsfl.methods.fedasync import FedAsync
@@ -24,6 +26,8 @@ from emsfl.methods.method import (
     Work,
     num_trained_parameters,
 )
+from emsfl.methods.packing import pack, unpack
+from emsfl.methods.scenario import make_federation
 
 __all__ = [
     "METHODS",
@@ -31,6 +35,7 @@ __all__ = [
     "Bootstrap",
     "Central",
     "Cluster",
+    "CostModel",
     "Device",
     "EmsFl",
     "Esft",
@@ -52,5 +57,12 @@ __all__ = [
     "Venue",
     "Work",
     "local_settings",
+    "make_cluster",
+    "make_federation",
+    "measure_cluster",
     "num_trained_parameters",
+    "pack",
+    "take_results",
+    "training_tasks",
+    "unpack",
 ]

@@ -11,9 +11,8 @@ import numpy as np
 from emsfl.data import FederatedData, Samples
 from emsfl.methods import MergedModel, Method
 from emsfl.moe import ModelSpec, State, experts_per_layer
-from emsfl.simulate.executor import Executor, Pending
 from emsfl.simulate.ledger import Ledger
-from emsfl.training import Device, EvaluateTask, evaluate
+from emsfl.training import EvaluateTask, Executor, Pending, Processor, evaluate
 
 Found = dict[str, tuple[float, float]]
 """Per domain, numerator and denominator of the metric."""
@@ -35,7 +34,7 @@ class Judge:
         model: ModelSpec,
         samples: Mapping[str, Samples],
         times_s: Sequence[float],
-        device: Device = "cpu",
+        device: Processor = "cpu",
     ) -> None:
         """Judge the method under each of `names` (name -> whether its domain gate is on).
 

@@ -2,7 +2,8 @@
 
 from emsfl.training.aggregate import add_scaled, difference, mix, num_bytes, weighted_mean
 from emsfl.training.config import LocalSettings, TrainingConfig
-from emsfl.training.device import Device, one_thread
+from emsfl.training.device import Processor, one_thread
+from emsfl.training.executor import Executor, InlineExecutor, Pending
 from emsfl.training.local import TrainResult, TrainTask, is_trained, train_locally
 from emsfl.training.measure import (
     EvaluateTask,
@@ -15,10 +16,13 @@ from emsfl.training.measure import (
 from emsfl.training.pretrain import pretrain
 
 __all__ = [
-    "Device",
     "EvaluateTask",
+    "Executor",
+    "InlineExecutor",
     "LocalSettings",
     "MeasureTask",
+    "Pending",
+    "Processor",
     "TrainResult",
     "TrainTask",
     "TrainingConfig",

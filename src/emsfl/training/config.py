@@ -9,7 +9,7 @@ from pydantic import Field
 
 from emsfl.config import ConfigModel
 from emsfl.moe import Owned, ScoreKind
-from emsfl.training.device import Device
+from emsfl.training.device import Processor
 
 OptimizerKind = Literal["sgd", "adam"]
 
@@ -22,7 +22,7 @@ class TrainingConfig(ConfigModel):
     """Its state stays with the device; `adam` (arXiv 1412.6980) without weight decay."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of `sgd`."""
-    device: Device = "cpu"
+    device: Processor = "cpu"
     """Where the real work runs; `cuda`: on the first GPU, deterministic, with other last bits."""
     score_kind: ScoreKind = ScoreKind.MEAN_GATE
     """How the fit of an expert to local data is scored."""
@@ -38,7 +38,7 @@ class LocalSettings:
     momentum: float
     learning_rate: float
     optimizer: OptimizerKind = "sgd"
-    device: Device = "cpu"
+    device: Processor = "cpu"
     """Where the real work runs."""
     shared_lr_factor: float = 1.0
     """Step size of shared parameters, as a multiple of `learning_rate`."""

@@ -11,11 +11,11 @@ import torch
 
 from emsfl.errors import ConfigError
 
-Device = Literal["cpu", "cuda"]
+Processor = Literal["cpu", "cuda"]
 
 
 @contextmanager
-def computing_on(device: Device) -> Iterator[torch.device]:
+def computing_on(device: Processor) -> Iterator[torch.device]:
     """Run the body on one intra-op thread of the CPU, or on the first GPU, deterministically.
 
     Sums on the CPU then do not depend on the machine's number of cores. On a GPU the results are

@@ -20,7 +20,7 @@ from emsfl.moe import (
     State,
     scoring,
 )
-from emsfl.training.device import Device, computing_on
+from emsfl.training.device import Processor, computing_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class EvaluateTask:
     pretrained: State | None = None
     """The state whose features the gate reads; needed with a gate."""
     samples: dict[str, Samples]
-    device: Device = "cpu"
+    device: Processor = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class MeasureTask:
     state: State
     shard: Samples
     score_kind: ScoreKind = ScoreKind.MEAN_GATE
-    device: Device = "cpu"
+    device: Processor = "cpu"
 
 
 @torch.no_grad()
