@@ -112,8 +112,8 @@ def run_points(
 
 def _run(point: Point, folder: Path) -> RunResult:
     if RunFolder(folder).config_path.is_file():
-        return experiment.resume(folder, progress=False).result
-    return experiment.run(point.config, out=folder, progress=False).result
+        return experiment.resume(folder, progress=False, report=False).result
+    return experiment.run(point.config, out=folder, progress=False, report=False).result
 
 
 @contextmanager

@@ -106,7 +106,14 @@ class Arm:
         scenario = _rescored(self.scenario, entry.score_kind, executor)
         samples = scenario.data.test if config.judged_on == "test" else scenario.data.validation
         times_s = evaluation_times(scenario.plan.duration_s, config.evaluation_points)
-        judge = Judge(self.names, scenario.model, samples, times_s)
+        judge = Judge(
+            self.names,
+            scenario.model,
+            samples,
+            times_s,
+            scenario.training.device,
+            domain_of=scenario.data.domain_of,
+        )
         federation = scenario.federation
         if entry.venue in (Venue.POOL, Venue.POOL_OF_ALL):
             federation = pooled(federation)
