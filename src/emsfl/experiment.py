@@ -12,7 +12,7 @@ from emsfl.config import to_yaml
 from emsfl.data import load_data
 from emsfl.experiment_config import ExperimentConfig, load
 from emsfl.files import cache_dir
-from emsfl.moe import make_spec
+from emsfl.moe import make_spec, tokenise_for
 from emsfl.orbit import ContactPlan, make_plan
 from emsfl.results import RunFolder, RunResult, Sinks, write_report
 from emsfl.simulate import (
@@ -41,7 +41,7 @@ class Result:
 def expect(config: ExperimentConfig) -> list[Expectation]:
     """Return what to expect of an experiment (sizes, times, bottlenecks), training nothing."""
     plan = make_plan(config.orbit, cache_dir())
-    data = load_data(config.data, plan.sites, config.seeds[0])
+    data = load_data(config.data, plan.sites, config.seeds[0], tokenise_for(config.model))
     return expectations(
         plan,
         make_spec(config.model, data.num_classes),
