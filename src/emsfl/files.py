@@ -29,7 +29,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     most a hidden `.part` file beside it. A link stays a link: the file behind it is replaced. What
     is no file (`/dev/null`, `/dev/stdout`, a pipe) is written to, not replaced.
     """
-    target = Path(path).resolve()
+    target = Path(path)
     if target.is_char_device() or target.is_fifo():
         with tempfile.TemporaryDirectory() as folder:
             temporary = Path(folder) / target.name
@@ -37,6 +37,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             with target.open("wb") as stream:
                 stream.write(temporary.read_bytes())
         return
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)

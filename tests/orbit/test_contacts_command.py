@@ -155,6 +155,7 @@ def test_old_elements_warn_on_stderr(run):
         ({"beams_per_satellite": "1"}, "--beams-per-satellite says how to share and needs"),
         ({"inter_satellite": "fast"}, "inter_satellite 'fast' must be a bit rate and a range"),
         ({"inter_satellite": "1e6,-1"}, "inter_satellite.max_range_km = -1.0"),
+        ({"out": "."}, "Is a directory"),
         ({"plot": "map.bmp"}, "cannot draw to 'map.bmp'"),
         ({"format": "xml"}, "'xml' is not one of"),
         ({"start": "2055-06-21T12:00:00Z"}, "none of the 1 satellites"),

@@ -76,7 +76,7 @@ def contacts(
     Without --allocate every satellite above the mask counts; with it, only what antennas and beams
     can really follow.
     """
-    from emsfl.errors import ConfigError
+    from emsfl.errors import ConfigError, UserError
     from emsfl.files import write_text
     from emsfl.orbit.query import ask
 
@@ -105,10 +105,15 @@ def contacts(
     answer = ask(elements, sites, link, settings, inter_satellite)
     for message in answer.messages:
         typer.echo(f"warning: {message}", err=True)
-    if plot is not None:
-        answer.plot(plot)
     text = answer.text(format.value)
+    try:
+        if plot is not None:
+            answer.plot(plot)
+        if out is not None:
+            write_text(out, text)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {error.filename2 or error.filename}: {error.strerror}"
+        ) from None
     if out is None:
         typer.echo(text, nl=False)
-    else:
-        write_text(out, text)
