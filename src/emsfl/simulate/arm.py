@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from emsfl.files import write_json
-from emsfl.methods import METHODS, EmsFl, Method, MethodSettings
+from emsfl.methods import METHODS, EmsFl, Method, MethodSettings, pack, unpack
 from emsfl.results import (
     Assignment,
     CurvePoint,
@@ -20,10 +20,9 @@ from emsfl.results import (
     read_checkpoint,
     write_checkpoint,
 )
-from emsfl.simulate.checkpoint import pack, unpack
-from emsfl.simulate.executor import Executor
 from emsfl.simulate.judge import Judge, evaluation_times
 from emsfl.simulate.simulate import Scenario, Simulation
+from emsfl.training import Executor
 
 Progress = Callable[[str, Simulation], None]
 """Told the arm's title and its state after every event."""

@@ -11,9 +11,8 @@ import numpy as np
 from emsfl.data import FederatedData, Samples
 from emsfl.methods import MergedModel, Method
 from emsfl.moe import ModelSpec, State, experts_per_layer
-from emsfl.simulate.executor import Executor, Pending
 from emsfl.simulate.ledger import Ledger
-from emsfl.training import EvaluateTask, evaluate
+from emsfl.training import EvaluateTask, Executor, Pending, evaluate
 
 
 @dataclass

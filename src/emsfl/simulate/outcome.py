@@ -21,9 +21,8 @@ from emsfl.results import (
     collect_provenance,
 )
 from emsfl.simulate.arm import ArmResult
-from emsfl.simulate.executor import Executor
 from emsfl.simulate.simulate import Scenario
-from emsfl.training import EvaluateTask, evaluate
+from emsfl.training import EvaluateTask, Executor, evaluate
 
 
 class Outcome:

@@ -7,17 +7,18 @@ routing bookkeeping and the optimiser are left out.
 
 from __future__ import annotations
 
-from emsfl.methods import Work
+from collections.abc import Mapping
+
+from emsfl.methods.method import Work
 from emsfl.moe import ModelSpec, experts_per_layer
-from emsfl.simulate.config import SimulateConfig
 
 
 class CostModel:
     """Operations and times for one model on the scenario's devices."""
 
-    def __init__(self, config: SimulateConfig, model: ModelSpec) -> None:
-        """Read speeds from `config` and sizes from `model`."""
-        self.config = config
+    def __init__(self, device_flops_per_s: float | Mapping[str, float], model: ModelSpec) -> None:
+        """Read sizes from `model`; speeds are those of every device, or of each site's devices."""
+        self.device_flops_per_s = device_flops_per_s
         self.num_experts = model.config.num_experts
         self._full_forward = model.forward_flops()
 
@@ -38,8 +39,8 @@ class CostModel:
 
     def seconds(self, site: str, flops: float) -> float:
         """Return how long a device at `site` computes on `flops` operations."""
-        speed = self.config.device_flops_per_s
-        return flops / (speed[site] if isinstance(speed, dict) else speed)
+        speed = self.device_flops_per_s
+        return flops / (speed[site] if isinstance(speed, Mapping) else speed)
 
     def _forward(self, work: Work) -> dict[str, float]:
         parts = dict(self._full_forward)
