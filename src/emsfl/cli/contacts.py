@@ -28,12 +28,21 @@ class Policy(StrEnum):
 
 
 def contacts(
-    elements: Annotated[Path, typer.Option(help="Element sets: OMM (JSON, CSV, XML), TLE or 3LE.")],
+    elements: Annotated[
+        Path,
+        typer.Option(
+            help="Element sets: OMM (JSON, CSV, XML), TLE, 3LE or Hypatia's tles.txt.",
+        ),
+    ],
     sites: Annotated[
-        Path, typer.Option(help="CSV: name, latitude_deg, longitude_deg, altitude_m.")
+        Path,
+        typer.Option(
+            help="CSV with name, latitude_deg, longitude_deg and altitude_m, or Hypatia's "
+            "ground_stations.txt.",
+        ),
     ],
     start: Annotated[str, typer.Option(help="UTC time, such as 2022-06-22T00:00:00Z.")],
-    hours: Annotated[float, typer.Option(help="Length of the search.")] = 24.0,
+    hours: Annotated[float, typer.Option(help="Length of the search, at most 8784.")] = 24.0,
     min_elevation_deg: Annotated[float, typer.Option(help="Geometric elevation mask.")] = 10.0,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse satellites that SGP4 cannot propagate.")
