@@ -2,7 +2,7 @@
 
 from emsfl.simulate.arm import Arm, arms_of
 from emsfl.simulate.config import SimulateConfig
-from emsfl.simulate.executor import Executor, open_executor
+from emsfl.simulate.executor import open_executor
 from emsfl.simulate.feasibility import Expectation, expectations
 from emsfl.simulate.outcome import Outcome
 from emsfl.simulate.prepare import prepare
@@ -11,7 +11,6 @@ from emsfl.simulate.simulate import Scenario, Simulation
 
 __all__ = [
     "Arm",
-    "Executor",
     "Expectation",
     "Outcome",
     "Scenario",

@@ -2,7 +2,9 @@
 
 from emsfl.training.aggregate import add_scaled, difference, mix, num_bytes, weighted_mean
 from emsfl.training.config import LocalSettings, TrainingConfig
-from emsfl.training.local import TrainResult, TrainTask, is_trained, one_thread, train_locally
+from emsfl.training.device import Processor, one_thread
+from emsfl.training.executor import Executor, InlineExecutor, Pending
+from emsfl.training.local import TrainResult, TrainTask, is_trained, train_locally
 from emsfl.training.measure import (
     EvaluateTask,
     MeasureTask,
@@ -15,8 +17,12 @@ from emsfl.training.pretrain import pretrain
 
 __all__ = [
     "EvaluateTask",
+    "Executor",
+    "InlineExecutor",
     "LocalSettings",
     "MeasureTask",
+    "Pending",
+    "Processor",
     "TrainResult",
     "TrainTask",
     "TrainingConfig",
