@@ -17,8 +17,10 @@ from emsfl.orbit import ContactPlan, make_plan
 from emsfl.results import RunFolder, RunResult, write_report
 from emsfl.simulate import (
     Arm,
+    Executor,
     Expectation,
     Outcome,
+    Scenario,
     arms_of,
     expectations,
     open_executor,
@@ -90,6 +92,23 @@ def resume(folder: Path | str, workers: int = 1, progress: bool = True) -> Resul
     return _execute(opened, config, make_plan(config.orbit, cache_dir()), workers, progress)
 
 
+def scenario_of(
+    config: ExperimentConfig, plan: ContactPlan, seed: int, executor: Executor
+) -> Scenario:
+    """Return what all methods share on one seed: data, pre-trained model, scores, devices."""
+    return prepare(
+        plan=plan,
+        server_delay_s=config.orbit.server.inter_satellite_delay_s,
+        data_config=config.data,
+        model_config=config.model,
+        training=config.training,
+        config=config.simulate,
+        seed=seed,
+        executor=executor,
+        cache_dir=cache_dir(),
+    )
+
+
 def _execute(
     folder: RunFolder, config: ExperimentConfig, plan: ContactPlan, workers: int, progress: bool
 ) -> Result:
@@ -103,17 +122,7 @@ def _execute(
         show_progress(progress, len(arms) * len(config.seeds)) as show,
     ):
         for seed in config.seeds:
-            scenario = prepare(
-                plan=plan,
-                server_delay_s=config.orbit.server.inter_satellite_delay_s,
-                data_config=config.data,
-                model_config=config.model,
-                training=config.training,
-                config=config.simulate,
-                seed=seed,
-                executor=executor,
-                cache_dir=cache_dir(),
-            )
+            scenario = scenario_of(config, plan, seed, executor)
             outcome.add_seed(scenario, executor)
             for trained, names in arms.items():
                 arm = Arm(trained, names, scenario, config.method_settings)

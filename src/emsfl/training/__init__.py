@@ -2,6 +2,8 @@
 
 from emsfl.training.aggregate import add_scaled, difference, mix, num_bytes, weighted_mean
 from emsfl.training.config import LocalSettings, TrainingConfig
+from emsfl.training.constants import ConstantsTask, LocalConstants, local_constants
+from emsfl.training.gate_cost import GateCost, GateTask, gate_cost
 from emsfl.training.local import TrainResult, TrainTask, is_trained, one_thread, train_locally
 from emsfl.training.measure import (
     EvaluateTask,
@@ -11,12 +13,18 @@ from emsfl.training.measure import (
     measure_domain,
     score_experts,
 )
+from emsfl.training.plain_sgd import PlainTask, train_plainly
 from emsfl.training.pretrain import pretrain
 
 __all__ = [
+    "ConstantsTask",
     "EvaluateTask",
+    "GateCost",
+    "GateTask",
+    "LocalConstants",
     "LocalSettings",
     "MeasureTask",
+    "PlainTask",
     "TrainResult",
     "TrainTask",
     "TrainingConfig",
@@ -24,7 +32,9 @@ __all__ = [
     "difference",
     "evaluate",
     "first_samples",
+    "gate_cost",
     "is_trained",
+    "local_constants",
     "measure_domain",
     "mix",
     "num_bytes",
@@ -32,5 +42,6 @@ __all__ = [
     "pretrain",
     "score_experts",
     "train_locally",
+    "train_plainly",
     "weighted_mean",
 ]
