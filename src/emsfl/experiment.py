@@ -12,12 +12,11 @@ from emsfl.config import to_yaml
 from emsfl.data import load_data
 from emsfl.experiment_config import ExperimentConfig, load
 from emsfl.files import cache_dir
-from emsfl.moe import ModelSpec
+from emsfl.moe import make_spec
 from emsfl.orbit import ContactPlan, make_plan
 from emsfl.results import RunFolder, RunResult, write_report
 from emsfl.simulate import (
     Arm,
-    Executor,
     Expectation,
     Outcome,
     Scenario,
@@ -27,6 +26,7 @@ from emsfl.simulate import (
     prepare,
     show_progress,
 )
+from emsfl.training import Executor
 
 __all__ = ["ExperimentConfig", "Result", "expect", "load", "resume", "run"]
 
@@ -45,7 +45,7 @@ def expect(config: ExperimentConfig) -> list[Expectation]:
     data = load_data(config.data, plan.sites, config.seeds[0])
     return expectations(
         plan,
-        ModelSpec(config.model, data.num_classes),
+        make_spec(config.model, data.num_classes),
         config.training,
         config.simulate,
         config.method_settings,
@@ -58,6 +58,7 @@ def run(
     out: Path | str | None = None,
     workers: int = 1,
     progress: bool = True,
+    report: bool = True,
 ) -> Result:
     """Run an experiment to its end and return what it found.
 
@@ -67,6 +68,7 @@ def run(
         workers: processes that train at the same time; the result does not depend on it. Above 1
             the calling script needs the usual `if __name__ == "__main__":`.
         progress: show a progress bar on stderr.
+        report: write `report.html`; `emsfl report` does it later.
 
     Raises:
         UserError: the input cannot be used; the message says what to change.
@@ -76,10 +78,12 @@ def run(
     path = Path(out) if out else Path("runs", f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}")
     plan = make_plan(config.orbit, cache_dir())
     folder = RunFolder.create(path, to_yaml(config))
-    return _execute(folder, config, plan, workers, progress)
+    return _execute(folder, config, plan, workers, progress, report)
 
 
-def resume(folder: Path | str, workers: int = 1, progress: bool = True) -> Result:
+def resume(
+    folder: Path | str, workers: int = 1, progress: bool = True, report: bool = True
+) -> Result:
     """Go on with a run that was stopped; the result is the same as without the stop.
 
     Raises:
@@ -89,7 +93,8 @@ def resume(folder: Path | str, workers: int = 1, progress: bool = True) -> Resul
     if opened.result_path.exists():
         return Result(opened.path, opened.read_result())
     config = load(opened.config_path)
-    return _execute(opened, config, make_plan(config.orbit, cache_dir()), workers, progress)
+    plan = make_plan(config.orbit, cache_dir())
+    return _execute(opened, config, plan, workers, progress, report)
 
 
 def scenario_of(
@@ -110,7 +115,12 @@ def scenario_of(
 
 
 def _execute(
-    folder: RunFolder, config: ExperimentConfig, plan: ContactPlan, workers: int, progress: bool
+    folder: RunFolder,
+    config: ExperimentConfig,
+    plan: ContactPlan,
+    workers: int,
+    progress: bool,
+    report: bool,
 ) -> Result:
     """Run what is not done yet, arm by arm, and write result and report."""
     plan.save(folder.plan_path / "plan.npz")
@@ -129,5 +139,6 @@ def _execute(
                 outcome.add_arm(trained, arm.run(folder, log, executor, show))
     result = outcome.result(config.model_dump(mode="json"), folder)
     folder.write_result(result)
-    write_report(folder)
+    if report:
+        write_report(folder)
     return Result(folder.path, result)

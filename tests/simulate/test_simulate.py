@@ -6,10 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from emsfl.methods import METHODS, MethodSettings
+from emsfl.methods import METHODS, CostModel, MethodSettings, pack, unpack
 from emsfl.simulate import Simulation
-from emsfl.simulate.checkpoint import pack, unpack
-from emsfl.simulate.cost import CostModel
 from emsfl.simulate.executor import InlineExecutor
 from emsfl.simulate.judge import Judge, evaluation_times
 from emsfl.training import train_locally
@@ -31,6 +29,7 @@ def simulation(scenario, name, executor=None, settings=SETTINGS):
         scenario.model,
         scenario.data.test,
         evaluation_times(scenario.plan.duration_s, scenario.config.evaluation_points),
+        domain_of=scenario.data.domain_of,
     )
     sim = Simulation(scenario, method, judge, executor or InlineExecutor(), events.append)
     sim.events = events
@@ -64,7 +63,7 @@ def test_ems_fl_uploads_in_every_contact(scenario):
 def test_steps_are_whole_and_those_that_fit(scenario):
     """Every device's steps equal floor(time / time per step), counted without loss."""
     sim = finish(simulation(scenario, "ems_fl"))
-    cost = CostModel(scenario.config, scenario.model)
+    cost = CostModel(scenario.config.device_flops_per_s, scenario.model)
     for site in sim.sites:
         work = site.cluster.work
         step_s = cost.seconds(site.cluster.name, cost.step_flops(work))
@@ -119,7 +118,7 @@ def test_transfer_that_does_not_fit_resumes_in_the_next_contact(scenario):
 def test_nothing_is_trained_that_is_never_uploaded(scenario):
     """After the last contact devices go on computing, which costs, but nobody needs the result."""
     sim = finish(simulation(scenario, "ems_fl"))
-    cost = CostModel(scenario.config, scenario.model)
+    cost = CostModel(scenario.config.device_flops_per_s, scenario.model)
     for site in sim.sites:
         step_s = cost.seconds(site.cluster.name, cost.step_flops(site.cluster.work))
         assert site.pending == []

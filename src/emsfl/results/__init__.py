@@ -20,7 +20,7 @@ from emsfl.results.schema import (
     TimeToTarget,
 )
 from emsfl.results.summary import SeedRecord, build_result
-from emsfl.results.tables import print_result, table_console
+from emsfl.results.tables import print_result, print_tables, sweep_table, table_console
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -43,9 +43,11 @@ __all__ = [
     "method_label",
     "print_comparison",
     "print_result",
+    "print_tables",
     "read_checkpoint",
     "read_runs",
     "render_report",
+    "sweep_table",
     "table_console",
     "write_bound_page",
     "write_checkpoint",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
@@ -183,6 +183,43 @@ def lead_table(result: RunResult) -> TextTable | None:
         rows=tuple(rows),
         keys=tuple(others),
         text_columns=(0, 2),
+    )
+
+
+def sweep_table(points: Sequence[tuple[Mapping[str, str], RunResult]]) -> TextTable:
+    """Return one row per point of a sweep and method.
+
+    Args:
+        points: (swept keys with their values, result); all with the same keys and metric.
+    """
+    keys = list(points[0][0])
+    metric = metric_of(points[0][1])
+    rows = []
+    for settings, result in points:
+        for method in result.methods.values():
+            curve = [point.accuracy for seed in method.curve for point in seed]
+            rows.append(
+                (
+                    *settings.values(),
+                    method.label,
+                    metric.spread(method.final_accuracy),
+                    metric.value(sum(curve) / len(curve)),
+                    hours_to_target(method.time_to_target_s) if result.target_accuracy else MISSING,
+                    amount(method.uploaded_bytes.mean / BYTES_PER_MB),
+                )
+            )
+    return TextTable(
+        title=f"{len(points)} points; {metric.axis_title}",
+        columns=(
+            *(key.rsplit(".", 1)[-1] for key in keys),
+            "method",
+            "final",
+            "mean over the run",
+            "hours to target",
+            "upload MB",
+        ),
+        rows=tuple(rows),
+        text_columns=(*range(len(keys) + 1),),
     )
 
 

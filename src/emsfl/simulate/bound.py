@@ -19,7 +19,6 @@ from emsfl.planning import (
     gradient_bound,
     ticks_to_loss,
 )
-from emsfl.simulate.executor import Executor
 from emsfl.simulate.plain_run import PlainRun, Visit
 from emsfl.simulate.theory_constants import (
     Point,
@@ -28,7 +27,7 @@ from emsfl.simulate.theory_constants import (
     measure_point,
 )
 from emsfl.simulate.theory_subject import FloatArray, Subject
-from emsfl.training import GateCost, GateTask, gate_cost
+from emsfl.training import Executor, GateCost, GateTask, gate_cost
 
 MAX_TRIES = 3
 CURVATURE_POINTS = 5
@@ -305,7 +304,8 @@ def _gate(
     run: PlainRun, subject: Subject, visits: Sequence[Visit]
 ) -> tuple[dict[str, Any], list[Row]]:
     """Return the gate's error per cluster, and Theorem 3(d) for the merged model at every visit."""
-    if any(visit.merged.gate is None for visit in visits):
+    spec = run.scenario.model
+    if spec.metric != "accuracy" or any(visit.merged.gate is None for visit in visits):
         return {}, []
     costs = [[_cluster_cost(run, visit, c) for c in range(len(run.clusters))] for visit in visits]
     # A7 on the event of (d): what the merged model's loss exceeds the sub-model's by, at most.

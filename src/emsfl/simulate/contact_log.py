@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 
 from emsfl.errors import DataError
-from emsfl.methods import METHODS, EmsFl, FedAvg, Method, MethodSettings
+from emsfl.methods import METHODS, CostModel, EmsFl, FedAvg, Method, MethodSettings
 from emsfl.planning import Exchange, Rounds, Schedule, asynchronous, synchronous
-from emsfl.simulate.cost import CostModel
-from emsfl.simulate.executor import InlineExecutor, Pending
 from emsfl.simulate.judge import Judge
 from emsfl.simulate.simulate import Scenario, Simulation
-from emsfl.training import TrainResult, TrainTask, train_locally
+from emsfl.training import InlineExecutor, Pending, TrainResult, TrainTask, train_locally
 
 Event = Mapping[str, Any]
 
@@ -31,7 +29,7 @@ def untrained_events(scenario: Scenario, name: str, settings: MethodSettings) ->
     """Return the events that training `name` over the scenario's plan will have, without it."""
     events: list[Event] = []
     method = METHODS[name].build(scenario.federation, scenario.training, settings)
-    judge = Judge({}, scenario.model, {}, [])
+    judge = Judge({}, scenario.model, {}, [], scenario.data.domain_of)
     simulation = Simulation(scenario, method, judge, _Untrained(), events.append)
     while not simulation.finished:
         simulation.step()
@@ -82,7 +80,7 @@ def step_s_of(scenario: Scenario, method: Method) -> float:
             "the theorems let all devices start from z_0 at the epoch (section 2): they need "
             "simulate.bootstrap: preinstalled"
         )
-    cost = CostModel(scenario.config, scenario.model)
+    cost = CostModel(scenario.config.device_flops_per_s, scenario.model)
     steps_s = []
     for name in scenario.federation.clusters:
         work = method.next_work(name)

@@ -3,52 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
 
-from emsfl.training import one_thread
-
-
-class Pending(Protocol):
-    """A result that may still be in the making."""
-
-    def result(self) -> Any:
-        """Wait for the work and return what it gave."""
-        ...
-
-    def done(self) -> bool:
-        """Tell whether `result` would return at once."""
-        ...
-
-
-class Executor(Protocol):
-    """Runs pure functions of one argument."""
-
-    def submit(self, function: Callable[[Any], Any], argument: Any, /) -> Pending:
-        """Start `function(argument)`."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Done:
-    value: Any
-
-    def result(self) -> Any:
-        return self.value
-
-    def done(self) -> bool:
-        return True
-
-
-class InlineExecutor:
-    """Runs everything in this process, at once."""
-
-    def submit(self, function: Callable[[Any], Any], argument: Any, /) -> Pending:
-        """Do the work."""
-        return _Done(function(argument))
+from emsfl.training import Executor, InlineExecutor, one_thread
 
 
 @contextmanager

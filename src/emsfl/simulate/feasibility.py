@@ -16,6 +16,7 @@ import torch
 from emsfl.methods import (
     METHODS,
     Cluster,
+    CostModel,
     Device,
     Federation,
     Method,
@@ -26,7 +27,6 @@ from emsfl.methods import (
 from emsfl.moe import DomainStatistics, ModelSpec, split_sizes
 from emsfl.orbit import ContactPlan
 from emsfl.simulate.config import SimulateConfig
-from emsfl.simulate.cost import CostModel
 from emsfl.training import TrainingConfig, num_bytes
 
 BYTES_PER_PARAMETER = 4
@@ -93,7 +93,7 @@ def expectations(
         methods: names as in `METHODS`; those judged from another's training are left out.
     """
     federation = _federation(plan.sites, model)
-    cost = CostModel(config, model)
+    cost = CostModel(config.device_flops_per_s, model)
     rows: list[Expectation] = []
     for name in methods:
         if METHODS[name].training_of is not None:

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from emsfl.errors import DataError
-from emsfl.methods import Cluster, EmsFl, MergedModel, Update, Work
+from emsfl.methods import Cluster, EmsFl, MergedModel, Update, Work, make_cluster
 from emsfl.moe import Owned, State, experts_per_layer, split_state
 from emsfl.planning import Schedule
 from emsfl.simulate.contact_log import Event
-from emsfl.simulate.executor import Executor
 from emsfl.simulate.simulate import Scenario
-from emsfl.simulate.site import make_cluster
 from emsfl.training import (
+    Executor,
     LocalSettings,
     PlainTask,
     add_scaled,

@@ -17,21 +17,22 @@ from emsfl.data import FederatedData
 from emsfl.errors import UpdateRefusedError
 from emsfl.methods import (
     Activity,
+    CostModel,
     Federation,
     Method,
     Receive,
     Work,
+    make_cluster,
+    measure_cluster,
     num_trained_parameters,
 )
 from emsfl.moe import ModelSpec
 from emsfl.orbit import ContactPlan
 from emsfl.simulate.config import SimulateConfig
-from emsfl.simulate.cost import CostModel
-from emsfl.simulate.executor import Executor
 from emsfl.simulate.judge import Judge
 from emsfl.simulate.ledger import Ledger
-from emsfl.simulate.site import Phase, Site, make_cluster, measure_cluster
-from emsfl.training import TrainingConfig, num_bytes
+from emsfl.simulate.site import Phase, Site
+from emsfl.training import Executor, TrainingConfig, num_bytes
 
 
 class Kind(IntEnum):
@@ -76,7 +77,7 @@ class Simulation:
         self.judge = judge
         self.executor = executor
         self.log = log
-        self.cost = CostModel(scenario.config, scenario.model)
+        self.cost = CostModel(scenario.config.device_flops_per_s, scenario.model)
         self.ledger = Ledger(scenario.config)
         self.now_s = 0.0
         self.num_contacts = 0

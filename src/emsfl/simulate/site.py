@@ -8,19 +8,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from emsfl.data import FederatedData, Samples
-from emsfl.methods import Bootstrap, Cluster, Device, Update, Work
-from emsfl.moe import ModelSpec, State
-from emsfl.simulate.executor import Executor, Pending
-from emsfl.training import (
-    MeasureTask,
-    TrainingConfig,
-    TrainTask,
-    first_samples,
-    measure_domain,
-    score_experts,
-    train_locally,
-)
+from emsfl.data import Samples
+from emsfl.methods import Cluster, Update, Work, take_results, training_tasks
+from emsfl.moe import ModelSpec
+from emsfl.training import Executor, Pending, train_locally
 
 
 class Phase(StrEnum):
@@ -85,32 +76,15 @@ class Site:
         work = self.cluster.work
         if work is None or self.segment_steps == 0:
             return
-        self.pending = [
-            executor.submit(
-                train_locally,
-                TrainTask(
-                    model=model,
-                    num_experts=self.cluster.num_experts,
-                    state=device.state,
-                    momentum=device.momentum,
-                    shard=shard,
-                    seed=(seed, 4, self.index, number),
-                    first_step=device.num_steps,
-                    num_steps=self.segment_steps,
-                    settings=work.settings,
-                ),
-            )
-            for number, (device, shard) in enumerate(
-                zip(self.cluster.devices, self.shards, strict=True)
-            )
-        ]
+        tasks = training_tasks(
+            self.cluster, self.shards, model, (seed, 4, self.index), self.segment_steps
+        )
+        self.pending = [executor.submit(train_locally, task) for task in tasks]
 
     def collect_training(self) -> None:
         """Wait for the steps that were started and let the devices hold their results."""
-        for device, pending in zip(self.cluster.devices, self.pending, strict=False):
-            result = pending.result()
-            device.state, device.momentum = result.state, result.momentum
-            device.num_steps += self.segment_steps
+        results = [pending.result() for pending in self.pending]
+        take_results(self.cluster, results, self.segment_steps)
         self.pending, self.segment_steps = [], 0
 
     def save(self) -> dict[str, Any]:
@@ -140,43 +114,3 @@ class Site:
         c.devices, c.work, c.received = saved["devices"], saved["work"], saved["received"]
         c.snapshots, c.average = saved["snapshots"], saved["average"]
         c.snapshot_steps = saved["snapshot_steps"]
-
-
-def make_cluster(name: str, data: FederatedData) -> Cluster:
-    """Return the cluster `name` with devices that hold nothing yet."""
-    sizes = [len(shard) for shard in data.shards[name]]
-    return Cluster(name, [size / sum(sizes) for size in sizes], [Device() for _ in sizes])
-
-
-def measure_cluster(
-    cluster: Cluster,
-    shards: Sequence[Samples],
-    executor: Executor,
-    model: ModelSpec,
-    pretrained: State,
-    training: TrainingConfig,
-) -> Bootstrap:
-    """Score the experts of the pre-trained model and measure the domain on every device.
-
-    Returns:
-        The mean of the devices' scores, by their share of samples, and the sum of their
-        statistics.
-    """
-    tasks = [
-        MeasureTask(
-            model=model,
-            num_experts=model.config.num_experts,
-            state=pretrained,
-            shard=first_samples(shard, training.score_samples),
-            score_kind=training.score_kind,
-        )
-        for shard in shards
-    ]
-    scored = [executor.submit(score_experts, task) for task in tasks]
-    measured = [executor.submit(measure_domain, task) for task in tasks]
-    scores = [
-        weight * score.result()
-        for weight, score in zip(cluster.device_weights, scored, strict=True)
-    ]
-    first, *others = [statistics.result() for statistics in measured]
-    return Bootstrap(sum(scores[1:], scores[0]), sum(others, first))

@@ -3,8 +3,10 @@
 from emsfl.training.aggregate import add_scaled, difference, mix, num_bytes, weighted_mean
 from emsfl.training.config import LocalSettings, TrainingConfig
 from emsfl.training.constants import ConstantsTask, LocalConstants, local_constants
+from emsfl.training.device import Processor, one_thread
+from emsfl.training.executor import Executor, InlineExecutor, Pending
 from emsfl.training.gate_cost import GateCost, GateTask, gate_cost
-from emsfl.training.local import TrainResult, TrainTask, is_trained, one_thread, train_locally
+from emsfl.training.local import TrainResult, TrainTask, is_trained, train_locally
 from emsfl.training.measure import (
     EvaluateTask,
     MeasureTask,
@@ -19,12 +21,16 @@ from emsfl.training.pretrain import pretrain
 __all__ = [
     "ConstantsTask",
     "EvaluateTask",
+    "Executor",
     "GateCost",
     "GateTask",
+    "InlineExecutor",
     "LocalConstants",
     "LocalSettings",
     "MeasureTask",
+    "Pending",
     "PlainTask",
+    "Processor",
     "TrainResult",
     "TrainTask",
     "TrainingConfig",

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from emsfl.data import Samples
 from emsfl.moe import ModelSpec, State
 from emsfl.training.config import LocalSettings
-from emsfl.training.local import choose_parameters, one_thread
+from emsfl.training.device import one_thread
+from emsfl.training.local import choose_parameters
 from emsfl.training.plain_sgd import draw_batch
 
 FloatArray = NDArray[np.float64]
@@ -101,9 +101,10 @@ class _Point:
         self.is_expert = np.concatenate(
             [np.full(p.numel(), own) for p, own in zip(self.parameters, in_experts, strict=True)]
         )
-        self.inputs = torch.from_numpy(task.shard.inputs)
+        self.spec = task.model
+        self.inputs = task.model.prepare(torch.from_numpy(task.shard.inputs))
         self.labels = torch.from_numpy(task.shard.labels)
-        loss = functional.cross_entropy(self.model(self.inputs), self.labels)
+        loss = self.spec.loss(self.model, self.inputs, self.labels)
         self.loss = float(loss.detach())
         self._graph = torch.autograd.grad(loss, self.parameters, create_graph=True)
         self.gradient = _flat(self._scaled(self._graph))
@@ -114,7 +115,7 @@ class _Point:
 
     def gradient_of(self, batch: Tensor) -> list[Tensor]:
         """Return the gradient on some of the samples."""
-        loss = functional.cross_entropy(self.model(self.inputs[batch]), self.labels[batch])
+        loss = self.spec.loss(self.model, self.inputs[batch], self.labels[batch])
         return self._scaled(torch.autograd.grad(loss, self.parameters))
 
     def curvature(self, num_iterations: int, seed: tuple[int, ...]) -> float:

@@ -18,12 +18,10 @@ from emsfl.moe import (
     DomainGate,
     ModelSpec,
     State,
-    gate_features,
     gated,
     scoring_probabilities,
 )
-from emsfl.training.local import one_thread
-from emsfl.training.measure import BATCH
+from emsfl.training.device import one_thread
 
 FloatArray = NDArray[np.float64]
 
@@ -64,17 +62,19 @@ class GateCost:
 
 @torch.no_grad()
 def gate_cost(task: GateTask) -> GateCost:
-    """Compare the merged model with the sub-model on every sample."""
+    """Compare the merged classifier with the sub-model on every sample."""
     with one_thread():
         layout = task.model.layout()
         merged = task.model.build(task.merged).eval()
         own = task.model.build(task.submodel, task.num_experts).eval()
         reader = task.model.build(task.pretrained).eval()
         parts = []
-        for start in range(0, len(task.shard), BATCH):
-            inputs = torch.from_numpy(task.shard.inputs[start : start + BATCH])
-            labels = torch.from_numpy(task.shard.labels[start : start + BATCH])
-            posterior = task.gate.log_posterior(gate_features(reader, layout, inputs))
+        for start in range(0, len(task.shard), task.model.batch):
+            inputs = task.model.prepare(
+                torch.from_numpy(task.shard.inputs[start : start + task.model.batch])
+            )
+            labels = torch.from_numpy(task.shard.labels[start : start + task.model.batch])
+            posterior = task.gate.log_posterior(task.model.features(reader, inputs))
             with gated(merged, layout, task.gate, posterior):
                 merged_loss = _losses(merged, inputs, labels)
             with scoring_probabilities(own, layout) as probabilities:

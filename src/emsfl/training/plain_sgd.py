@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from emsfl.data import Samples
 from emsfl.moe import ModelSpec, State
 from emsfl.training.config import LocalSettings
-from emsfl.training.local import choose_parameters, one_thread
+from emsfl.training.device import one_thread
+from emsfl.training.local import choose_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class PlainTask:
     first_step: int
     num_steps: int
     settings: LocalSettings
-    """Its momentum is not used."""
+    """Optimiser, momentum and processor are not used."""
 
 
 def train_plainly(task: PlainTask) -> State:
@@ -51,13 +51,13 @@ def train_plainly(task: PlainTask) -> State:
             for name in trained
         ]
         parameters = list(trained.values())
-        inputs = torch.from_numpy(task.shard.inputs)
+        inputs = task.model.prepare(torch.from_numpy(task.shard.inputs))
         labels = torch.from_numpy(task.shard.labels)
         for number in range(task.first_step, task.first_step + task.num_steps):
             batch = torch.from_numpy(
                 draw_batch(len(task.shard), settings.batch_size, (*task.seed, number))
             )
-            loss = functional.cross_entropy(model(inputs[batch]), labels[batch])
+            loss = task.model.loss(model, inputs[batch], labels[batch])
             gradients = torch.autograd.grad(loss, parameters)
             with torch.no_grad():
                 for parameter, gradient, rate in zip(parameters, gradients, rates, strict=True):

@@ -1,4 +1,4 @@
-"""Turn the state of a simulation into named arrays plus JSON, and back.
+"""Turn the state of a driver, a method or a cluster into named arrays plus JSON, and back.
 
 A state is a tree of dicts, lists, tuples, tensors, the dataclasses and enums listed here, and
 plain values. A tensor that occurs in several places is stored once.
@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emsfl.methods import Activity, Device, Receive, Update, Upload, Work
+from emsfl.methods.cluster import Device
+from emsfl.methods.method import Activity, Receive, Update, Upload, Work
 from emsfl.moe import DomainStatistics
 from emsfl.training import LocalSettings
 

@@ -1,23 +1,25 @@
 """What training costs a device: operations, time and energy.
 
 A step's operations are those of its matrix products: forward once, once more for the gradients of
-activations, and once more for those parameters whose gradients are needed. Norms, activations,
+activations (not in frozen lower layers, where none are needed), and once more for those parameters
+whose gradients are needed. Norms, activations,
 routing bookkeeping and the optimiser are left out.
 """
 
 from __future__ import annotations
 
-from emsfl.methods import Work
+from collections.abc import Mapping
+
+from emsfl.methods.method import Work
 from emsfl.moe import ModelSpec, experts_per_layer
-from emsfl.simulate.config import SimulateConfig
 
 
 class CostModel:
     """Operations and times for one model on the scenario's devices."""
 
-    def __init__(self, config: SimulateConfig, model: ModelSpec) -> None:
-        """Read speeds from `config` and sizes from `model`."""
-        self.config = config
+    def __init__(self, device_flops_per_s: float | Mapping[str, float], model: ModelSpec) -> None:
+        """Read sizes from `model`; speeds are those of every device, or of each site's devices."""
+        self.device_flops_per_s = device_flops_per_s
         self.num_experts = model.config.num_experts
         self._full_forward = model.forward_flops()
 
@@ -30,7 +32,9 @@ class CostModel:
             ("experts", work.settings.train_experts),
         )
         weight_gradients = sum(parts[name] for name, trains in trained if trains)
-        return work.settings.batch_size * (2 * sum(parts.values()) + weight_gradients)
+        return work.settings.batch_size * (
+            2 * sum(parts.values()) - parts["frozen"] + weight_gradients
+        )
 
     def forward_flops(self, work: Work, num_samples: int) -> float:
         """Return floating-point operations of one forward pass over `num_samples` samples."""
@@ -38,8 +42,8 @@ class CostModel:
 
     def seconds(self, site: str, flops: float) -> float:
         """Return how long a device at `site` computes on `flops` operations."""
-        speed = self.config.device_flops_per_s
-        return flops / (speed[site] if isinstance(speed, dict) else speed)
+        speed = self.device_flops_per_s
+        return flops / (speed[site] if isinstance(speed, Mapping) else speed)
 
     def _forward(self, work: Work) -> dict[str, float]:
         parts = dict(self._full_forward)
