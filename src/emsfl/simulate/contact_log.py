@@ -29,7 +29,7 @@ def untrained_events(scenario: Scenario, name: str, settings: MethodSettings) ->
     """Return the events that training `name` over the scenario's plan will have, without it."""
     events: list[Event] = []
     method = METHODS[name].build(scenario.federation, scenario.training, settings)
-    judge = Judge({}, scenario.model, {}, [], scenario.data.domain_of)
+    judge = Judge({}, scenario.model, {}, [], domain_of=scenario.data.domain_of)
     simulation = Simulation(scenario, method, judge, _Untrained(), events.append)
     while not simulation.finished:
         simulation.step()
