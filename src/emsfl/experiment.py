@@ -20,12 +20,14 @@ from emsfl.simulate import (
     ExecutorKind,
     Expectation,
     Outcome,
+    Scenario,
     arms_of,
     expectations,
     open_executor,
     prepare,
     show_progress,
 )
+from emsfl.training import Executor
 
 __all__ = ["ExperimentConfig", "Result", "expect", "load", "resume", "run"]
 
@@ -109,6 +111,23 @@ def resume(folder: Path | str, **execution: Any) -> Result:
     return _execute(opened, config, make_plan(config.orbit, cache_dir()), Execution(**execution))
 
 
+def scenario_of(
+    config: ExperimentConfig, plan: ContactPlan, seed: int, executor: Executor
+) -> Scenario:
+    """Return what all methods share on one seed: data, pre-trained model, scores, devices."""
+    return prepare(
+        plan=plan,
+        server_delay_s=config.orbit.server.inter_satellite_delay_s,
+        data_config=config.data,
+        model_config=config.model,
+        training=config.training,
+        config=config.simulate,
+        seed=seed,
+        executor=executor,
+        cache_dir=cache_dir(),
+    )
+
+
 def _execute(
     folder: RunFolder, config: ExperimentConfig, plan: ContactPlan, how: Execution
 ) -> Result:
@@ -124,17 +143,7 @@ def _execute(
         show_progress(how.progress, len(arms) * len(config.seeds)) as show,
     ):
         for seed in config.seeds:
-            scenario = prepare(
-                plan=plan,
-                server_delay_s=config.orbit.server.inter_satellite_delay_s,
-                data_config=config.data,
-                model_config=config.model,
-                training=config.training,
-                config=config.simulate,
-                seed=seed,
-                executor=executor,
-                cache_dir=cache_dir(),
-            )
+            scenario = scenario_of(config, plan, seed, executor)
             outcome.add_seed(scenario, executor)
             for trained, names in arms.items():
                 arm = Arm(trained, names, scenario, config.method_settings)
