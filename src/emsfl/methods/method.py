@@ -139,15 +139,21 @@ class Method(ABC):
                 for, of a wrong shape or type, or not finite. Nothing has been merged, and
                 `refused` has been told.
         """
-        work = self.outstanding.pop(update.cluster, None)
+        work = self.outstanding.get(update.cluster)
         try:
             if work is None:
                 raise UpdateRefusedError(f"{update.cluster} sent an update without being asked")
             check_update(update, work, self.federation)
         except UpdateRefusedError:
-            self.refused(update.cluster)
+            self.reject(update.cluster)
             raise
+        del self.outstanding[update.cluster]
         self.accept(update, work)
+
+    def reject(self, cluster: str) -> None:
+        """Count the cluster's work as answered by something that must not be merged."""
+        self.outstanding.pop(cluster, None)
+        self.refused(cluster)
 
     @abstractmethod
     def next_work(self, cluster: str) -> Work | None:
