@@ -2,10 +2,12 @@
 
 Run: python benchmarks/checkpoint_streaming.py [--layers 16] [--folder DIR] [--json FILE]
 
-Needs about 60 GB of disk for the 13.8 GB of OLMoE-1B-7B (16 layers), all of it removed at the end.
+Needs about 45 GB of disk for the 13.8 GB of OLMoE-1B-7B (16 layers), all of it removed at the end.
 A copy is timed by `shutil.copyfile` and `fsync`, since split and merge end with `fsync` too; rates
-are bytes written per second. Split and merge also hash every byte that they read. The second
-split is killed (SIGKILL) half-way and started again.
+are bytes written per second. Copies are made before, between and after, and a rate is divided by
+the mean of the copies beside it, for the speed of shared machines drifts. Then a split and a merge
+are killed (SIGKILL) half-way and started again, and every file of their results is compared with
+the first ones by SHA-256, read back from disk.
 """
 
 from __future__ import annotations
@@ -20,8 +22,11 @@ import signal
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from emsfl.moe.tensor_files import sha256_of_file
 from make_checkpoint import make_checkpoint
 
 NUM_PARTS = 4
@@ -41,74 +46,102 @@ def main() -> None:
         figures = measure(work, arguments.layers)
     finally:
         shutil.rmtree(work)
-    print(f"{'':22}{'GB written':>12}{'seconds':>10}{'MB/s':>8}{'of a copy':>11}{'peak RSS':>10}")
-    for name in ("copy", "split", "merge"):
-        row = figures[name]
+    print(f"{'':8}{'GB written':>12}{'seconds':>10}{'MB/s':>8}{'of a copy':>11}{'peak RSS':>10}")
+    for row in figures["timed"]:
         rss = f"{row['peak_rss_MB']:.0f} MB" if "peak_rss_MB" in row else ""
-        share = f"{row['rate'] / figures['copy']['rate']:.2f}"
+        share = f"{row['of_a_copy']:.2f}" if "of_a_copy" in row else ""
         print(
-            f"{name:22}{row['bytes'] / 1e9:12.2f}{row['seconds']:10.1f}"
+            f"{row['name']:8}{row['bytes'] / 1e9:12.2f}{row['seconds']:10.1f}"
             f"{row['rate'] / 1e6:8.0f}{share:>11}{rss:>10}"
         )
-    print(f"merged files identical to the original: {figures['identical']}")
-    print(f"after kill -9: folders that look whole {figures['whole_after_kill']}", end=", ")
-    print(f"files kept {figures['files_kept']}, same result {figures['same_after_kill']}")
+    print(f"merged tensor files identical to the original: {figures['identical']}")
+    for name, found in figures["killed"].items():
+        print(
+            f"{name} killed at {found['bytes_written'] / 1e9:.2f} GB: folders that look whole "
+            f"{found['look_whole']}, of them whole {found['are_whole']}; started again: files kept "
+            f"{found['files_kept']}, same result {found['same']}"
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
-    sys.exit(0 if figures["identical"] and figures["same_after_kill"] else 1)
+    good = all(f["same"] and f["look_whole"] == f["are_whole"] for f in figures["killed"].values())
+    sys.exit(0 if figures["identical"] and good else 1)
 
 
-def measure(work: Path, num_layers: int) -> dict[str, dict[str, float] | bool | int]:
+def measure(work: Path, num_layers: int) -> dict[str, Any]:
     """Return all figures."""
-    base = work / "base"
+    base, parts, merged = work / "base", work / "parts", work / "merged"
     make_checkpoint(base, num_layers)
-    size = total_bytes(base)
     write_assignment(work, base)
-    copy = timed_copy(base, work / "copy")
-    shutil.rmtree(work / "copy")
-    command = ["split", str(base), "--assignment", str(work / "assignment.json"), "--json"]
-    split = timed(*command, "--out", str(work / "parts"))
-    parts = sorted((work / "parts").iterdir())
-    split_bytes = sum(total_bytes(part) for part in parts)
-    updates = [word for part in parts for word in ("--updates", str(part))]
-    merge = timed("merge", str(base), *updates, "--out", str(work / "merged"), "--json")
-    identical = manifest_files(work / "merged") == base_files(parts[0])
-    shutil.rmtree(work / "merged")
-    first = [manifest_files(part) for part in parts]
-    shutil.rmtree(work / "parts")
-    kill_half_way(work / "parts", split_bytes // 2, *command, "--out", str(work / "parts"))
-    left = list((work / "parts").iterdir())
-    whole = [folder for folder in left if not folder.name.startswith(".")]
-    kept = len(list((work / "parts").glob(f"*/[!.]*{SUFFIX}")))
-    timed(*command, "--out", str(work / "parts"))
-    complete = all(manifest_files(folder) == first[parts.index(folder)] for folder in whole)
-    again = [manifest_files(part) for part in sorted((work / "parts").iterdir())]
+    split = ["split", str(base), "--assignment", str(work / "assignment.json"), "--json"]
+    copies = [timed_copy(base, work / "copy")]
+    split_row = timed(*split, "--out", str(parts)) | {"bytes": total_bytes(parts)}
+    copies.append(timed_copy(base, work / "copy"))
+    updates = [word for part in sorted(parts.iterdir()) for word in ("--updates", str(part))]
+    merge = ["merge", str(base), *updates, "--json"]
+    merge_row = timed(*merge, "--out", str(merged)) | {"bytes": total_bytes(merged)}
+    copies.append(timed_copy(base, work / "copy"))
+    rows = [copies[0], split_row, copies[1], merge_row, copies[2]]
+    for row in rows:
+        row["rate"] = row["bytes"] / row["seconds"]
+    for row, before, after in ((split_row, *copies[:2]), (merge_row, *copies[1:])):
+        row["of_a_copy"] = 2 * row["rate"] / (before["rate"] + after["rate"])
+    names = ("copy", "split", "copy", "merge", "copy")
+    hashes = hashes_below(merged)
+    shutil.rmtree(merged)
+    killed = {"merge": killed_and_again(merge, merged, hashes, merge_row["bytes"] // 2)}
+    shutil.rmtree(merged)
+    expected = hashes_below(parts)
+    shutil.rmtree(parts)
+    killed["split"] = killed_and_again(split, parts, expected, split_row["bytes"] // 2)
+    original = {name: value for name, value in hashes_below(base).items() if SUFFIX in name}
     return {
-        "copy": {**copy, "bytes": size, "rate": size / copy["seconds"]},
-        "split": {**split, "bytes": split_bytes, "rate": split_bytes / split["seconds"]},
-        "merge": {**merge, "bytes": size, "rate": size / merge["seconds"]},
-        "identical": identical,
-        "whole_after_kill": len(whole),
-        "files_kept": kept,
-        "same_after_kill": complete and again == first,
+        "timed": [{"name": name, **row} for name, row in zip(names, rows, strict=True)],
+        "identical": original == {name: hashes[name] for name in hashes if SUFFIX in name},
+        "killed": killed,
     }
 
 
+def killed_and_again(
+    command: list[str], out: Path, expected: dict[str, str], num_bytes: int
+) -> dict[str, Any]:
+    """Kill a command half-way, look at what it left, start it again, compare with `expected`.
+
+    Args:
+        command: of emsfl, without `--out`.
+        out: the folder that it makes, or fills with folders.
+        expected: name of every file below `out` -> its hash.
+        num_bytes: what it has written when it is killed.
+    """
+    written = kill_half_way(out, num_bytes, *command, "--out", str(out))
+    left = hashes_below(out)
+    look_whole = {Path(name).parent for name in left if not Path(name).parent.name.startswith(".")}
+    are_whole = {
+        folder
+        for folder in look_whole
+        if all(left.get(n) == v for n, v in expected.items() if Path(n).parent == folder)
+    }
+    hidden = [*out.glob(f".*/[!.]*{SUFFIX}"), *out.parent.glob(f".{out.name}.*/[!.]*{SUFFIX}")]
+    timed(*command, "--out", str(out))
+    return {
+        "bytes_written": written,
+        "look_whole": len(look_whole),
+        "are_whole": len(are_whole),
+        "files_kept": len(hidden),
+        "same": hashes_below(out) == expected,
+    }
+
+
+def hashes_below(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below a folder, by its name in the folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(2) as pool:
+        hashes = pool.map(sha256_of_file, paths)
+    return {str(path.relative_to(folder)): value for path, value in zip(paths, hashes, strict=True)}
+
+
 def total_bytes(folder: Path) -> int:
-    """Return the bytes of a folder's tensor files."""
-    return sum(path.stat().st_size for path in folder.glob(f"*{SUFFIX}"))
-
-
-def manifest_files(folder: Path) -> dict[str, str]:
-    """Return the tensor files and hashes that a manifest lists."""
-    files: dict[str, str] = json.loads((folder / "emsfl.json").read_text())["files"]
-    return files
-
-
-def base_files(part: Path) -> dict[str, str]:
-    """Return the original's tensor files and hashes, as a part's manifest lists them."""
-    files: dict[str, str] = json.loads((part / "emsfl.json").read_text())["base"]["file_sha256"]
-    return files
+    """Return the bytes of the tensor files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob(f"*{SUFFIX}"))
 
 
 def write_assignment(work: Path, base: Path) -> None:
@@ -138,14 +171,17 @@ def write_assignment(work: Path, base: Path) -> None:
 
 
 def timed_copy(source: Path, target: Path) -> dict[str, float]:
-    """Copy the tensor files and wait until they are on disk."""
+    """Copy the tensor files and wait until they are on disk; then remove the copy."""
     target.mkdir()
     start = time.monotonic()
     for path in source.glob(f"*{SUFFIX}"):
         shutil.copyfile(path, target / path.name)
         with (target / path.name).open("rb") as copied:
             os.fsync(copied.fileno())
-    return {"seconds": time.monotonic() - start}
+    seconds = time.monotonic() - start
+    num_bytes = total_bytes(target)
+    shutil.rmtree(target)
+    return {"seconds": seconds, "bytes": num_bytes}
 
 
 def start_command(*arguments: str) -> int:
@@ -166,14 +202,16 @@ def timed(*arguments: str) -> dict[str, float]:
     return {"seconds": time.monotonic() - start, "peak_rss_MB": usage.ru_maxrss * 1024 / 1e6}
 
 
-def kill_half_way(folder: Path, num_bytes: int, *arguments: str) -> None:
-    """Start an emsfl command and kill it when so many bytes lie in `folder`."""
+def kill_half_way(folder: Path, num_bytes: int, *arguments: str) -> int:
+    """Start an emsfl command and kill it when it has written `num_bytes` near `folder`."""
+    before = bytes_below(folder.parent)
     process = start_command(*arguments)
-    while bytes_below(folder) < num_bytes:
+    while (written := bytes_below(folder.parent) - before) < num_bytes:
         time.sleep(0.05)
     os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL, "it ended before it was killed"
+    return written
 
 
 def bytes_below(folder: Path) -> int:

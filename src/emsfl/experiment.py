@@ -56,6 +56,7 @@ def run(
     out: Path | str | None = None,
     workers: int = 1,
     progress: bool = True,
+    report: bool = True,
 ) -> Result:
     """Run an experiment to its end and return what it found.
 
@@ -65,6 +66,7 @@ def run(
         workers: processes that train at the same time; the result does not depend on it. Above 1
             the calling script needs the usual `if __name__ == "__main__":`.
         progress: show a progress bar on stderr.
+        report: write `report.html`; `emsfl report` does it later.
 
     Raises:
         UserError: the input cannot be used; the message says what to change.
@@ -74,10 +76,12 @@ def run(
     path = Path(out) if out else Path("runs", f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}")
     plan = make_plan(config.orbit, cache_dir())
     folder = RunFolder.create(path, to_yaml(config))
-    return _execute(folder, config, plan, workers, progress)
+    return _execute(folder, config, plan, workers, progress, report)
 
 
-def resume(folder: Path | str, workers: int = 1, progress: bool = True) -> Result:
+def resume(
+    folder: Path | str, workers: int = 1, progress: bool = True, report: bool = True
+) -> Result:
     """Go on with a run that was stopped; the result is the same as without the stop.
 
     Raises:
@@ -87,11 +91,17 @@ def resume(folder: Path | str, workers: int = 1, progress: bool = True) -> Resul
     if opened.result_path.exists():
         return Result(opened.path, opened.read_result())
     config = load(opened.config_path)
-    return _execute(opened, config, make_plan(config.orbit, cache_dir()), workers, progress)
+    plan = make_plan(config.orbit, cache_dir())
+    return _execute(opened, config, plan, workers, progress, report)
 
 
 def _execute(
-    folder: RunFolder, config: ExperimentConfig, plan: ContactPlan, workers: int, progress: bool
+    folder: RunFolder,
+    config: ExperimentConfig,
+    plan: ContactPlan,
+    workers: int,
+    progress: bool,
+    report: bool,
 ) -> Result:
     """Run what is not done yet, arm by arm, and write result and report."""
     plan.save(folder.plan_path / "plan.npz")
@@ -120,5 +130,6 @@ def _execute(
                 outcome.add_arm(trained, arm.run(folder, log, executor, show))
     result = outcome.result(config.model_dump(mode="json"), folder)
     folder.write_result(result)
-    write_report(folder)
+    if report:
+        write_report(folder)
     return Result(folder.path, result)

@@ -24,27 +24,60 @@ def slant_range_km(altitude_km: float, elevation_deg: float) -> float:
     return float(np.sqrt(lift**2 + altitude_km**2 + 2 * 6371 * altitude_km) - lift)
 
 
-# Link budget results of 3GPP TR 38.821 V16.0.0, table 6.1.3.3-1, cases SC6 and SC9 (LEO-600, set 1,
-# 30 degrees), as transcribed in public simulators; the LEO-1200 rows are the same budget at the
-# larger range with 6 dB more satellite power, calculated by hand from the tables of section 6.1.1.
+# Rows "down, up": carrier-to-noise ratio and free-space loss. LEO-600 is table 6.1.3.3-1 of 3GPP
+# TR 38.821 V16.0.0, cases 6 and 9 (set 1, 30 degrees), as transcribed in public simulators (see
+# link_presets.py). No transcription of the results for LEO-1200 was found: those rows are the same
+# budget at the larger range with 6 dB more satellite power, calculated by hand.
 @pytest.mark.parametrize(
-    ("preset", "altitude_km", "down_dB", "up_dB"),
+    ("preset", "altitude_km", "ratios_dB", "losses_dB"),
     [
-        (LinkPreset.VSAT_LEO600, 600, 8.5, 18.4),
-        (LinkPreset.HANDHELD_LEO600, 600, 6.6, 2.8),
-        (LinkPreset.VSAT_LEO1200, 1200, 9.2, 13.0),
-        (LinkPreset.HANDHELD_LEO1200, 1200, 7.2, -2.6),
+        (LinkPreset.VSAT_LEO600, 600, (8.5, 18.4), (179.1, 182.6)),
+        (LinkPreset.HANDHELD_LEO600, 600, (6.6, 2.8), (159.1, 159.1)),
+        (LinkPreset.VSAT_LEO1200, 1200, (9.2, 13.0), (184.5, 188.0)),
+        (LinkPreset.HANDHELD_LEO1200, 1200, (7.2, -2.6), (164.5, 164.5)),
     ],
 )
 def test_presets_reproduce_the_carrier_to_noise_ratios_of_the_study(
-    preset: LinkPreset, altitude_km: float, down_dB: float, up_dB: float
+    preset: LinkPreset,
+    altitude_km: float,
+    ratios_dB: tuple[float, float],
+    losses_dB: tuple[float, float],
 ):
     budget = LINK_PRESETS[preset].budget
     assert budget is not None
     seen = Look(np.array([30.0]), np.array([slant_range_km(altitude_km, 30)]))
-    for carrier, expected in ((budget.downlink, down_dB), (budget.uplink, up_dB)):
+    carriers = (budget.downlink, budget.uplink)
+    for carrier, ratio_dB, loss_dB in zip(carriers, ratios_dB, losses_dB, strict=True):
         density = carrier_to_density(carrier, seen, SITE)[0]
-        assert density - 10 * np.log10(carrier.bandwidth_Hz) == pytest.approx(expected, abs=0.15)
+        assert density - 10 * np.log10(carrier.bandwidth_Hz) == pytest.approx(ratio_dB, abs=0.15)
+        wavelength_km = 299_792.458 / carrier.frequency_Hz
+        free_space_dB = 20 * np.log10(4 * np.pi * seen.range_km[0] / wavelength_km)
+        assert free_space_dB == pytest.approx(loss_dB, abs=0.05)
+
+
+# Set 1 as QuaDRiGa's calibration script has it: power and gain of the satellite's transmitter, and
+# gain, noise figure and antenna temperature of the terminal's receiver.
+@pytest.mark.parametrize(
+    ("preset", "transmitter_dBm_dBi", "receiver_dBi_dB_K"),
+    [
+        (LinkPreset.VSAT_LEO600, (21.5, 38.5), (39.7, 1.2, 150)),
+        (LinkPreset.VSAT_LEO1200, (27.5, 38.5), (39.7, 1.2, 150)),
+        (LinkPreset.HANDHELD_LEO600, (48.8, 30.0), (0.0, 7.0, 290)),
+        (LinkPreset.HANDHELD_LEO1200, (54.8, 30.0), (0.0, 7.0, 290)),
+    ],
+)
+def test_downlinks_follow_from_the_parameters_of_satellite_and_terminal(
+    preset: LinkPreset,
+    transmitter_dBm_dBi: tuple[float, float],
+    receiver_dBi_dB_K: tuple[float, float, float],
+):
+    budget = LINK_PRESETS[preset].budget
+    assert budget is not None
+    assert budget.downlink.eirp_dBW == pytest.approx(sum(transmitter_dBm_dBi) - 30, abs=0.05)
+    gain_dBi, figure_dB, antenna_K = receiver_dBi_dB_K
+    noise_K = antenna_K + 290 * (10 ** (figure_dB / 10) - 1)
+    g_over_t_dB_K = gain_dBi - 10 * np.log10(noise_K)
+    assert budget.downlink.g_over_t_dB_K == pytest.approx(g_over_t_dB_K, abs=0.05)
 
 
 def test_the_table_of_modes_is_consistent_with_the_frames_it_comes_from():

@@ -47,7 +47,7 @@ def test_presets_have_the_published_numbers_of_satellites():
     assert counts == {
         Preset.IRIDIUM: 66,
         Preset.GLOBALSTAR: 48,
-        Preset.ONEWEB: 720,
+        Preset.ONEWEB: 588,
         Preset.STARLINK_GEN1: 4408,
         Preset.KUIPER: 3236,
         Preset.GALILEO: 24,

@@ -94,6 +94,30 @@ def _generator(*key: object) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(repr(key).encode()))
 
 
+def as_bits_per_byte(result: RunResult) -> RunResult:
+    """Return the same run as if a language model had been judged: 3 bits less the accuracy."""
+
+    def flip(value: object) -> object:
+        if isinstance(value, float):
+            return 3.0 - value
+        if isinstance(value, list):
+            return [flip(item) for item in value]
+        if isinstance(value, dict):
+            return {k: v if k in _NOT_JUDGED else flip(v) for k, v in value.items()}
+        return value
+
+    plain = result.model_dump()
+    judged = {"final_accuracy", "accuracy_by_domain", "submodel_accuracy", "curve"}
+    for method in plain["methods"].values():
+        method |= {key: flip(method[key]) for key in judged}
+    for key in ("target_accuracy", "initial_accuracy"):
+        plain[key] = flip(plain[key])
+    return RunResult.model_validate(plain | {"metric": "bits_per_byte"})
+
+
+_NOT_JUDGED = ("std", "time_s", "uploaded_bytes")
+
+
 def _record(method: str, seed: int, shift: float) -> SeedRecord:
     final, scale_h, upload_bytes, num_updates, tflop = METHODS[method]
     random = _generator(method, seed)

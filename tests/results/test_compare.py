@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from scipy import stats
-from tests.results.example_run import example_result
+from tests.results.example_run import as_bits_per_byte, example_result
 
 from emsfl.errors import RunFolderError
 from emsfl.results import RunFolder, compare_runs, print_comparison, read_runs
@@ -117,3 +117,9 @@ def test_runs_are_called_by_folder_name_or_by_path_where_names_clash(tmp_path):
     assert list(read_runs(both)) == [str(path) for path in both]
     with pytest.raises(RunFolderError, match="named twice"):
         read_runs([tmp_path / "z", tmp_path / "x" / ".." / "z"])
+
+
+def test_runs_with_different_metrics_are_not_subtracted():
+    comparison = compare_runs({"a": example_result(), "b": as_bits_per_byte(example_result())})
+    assert comparison.differences == ()
+    assert "a and b are judged by accuracy and bits per byte" in comparison.warnings[0]

@@ -1,4 +1,4 @@
-from tests.results.example_run import example_result
+from tests.results.example_run import as_bits_per_byte, example_result
 
 from emsfl.results.findings import headline_figures, key_findings
 
@@ -81,3 +81,14 @@ def test_ems_fl_alone_still_has_findings():
     result = example_result(methods=("ems_fl",))
     assert set(texts(result)) == {"Accuracy", "Traffic", "Sub-models", "Specialisation"}
     assert len(headline_figures(result)) == 1
+
+
+def test_a_language_model_is_better_where_its_bits_are_fewer():
+    accuracy, bits = example_result(), as_bits_per_byte(example_result())
+    found = texts(bits)
+    assert "better than FedAvg (fill), the better form of FedAvg" in found["Bits per byte"]
+    assert "%" not in found["Bits per byte"].replace("95 % interval", "")
+    assert "Best method" not in found
+    assert found["Time"] == texts(accuracy)["Time"].replace("final accuracy", "final bits per byte")
+    assert "bits per byte worse" in found["Ablations"]
+    assert headline_figures(bits)[1].value.startswith("+")

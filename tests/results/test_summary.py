@@ -5,6 +5,7 @@ import pytest
 from tests.results.example_run import example_provenance
 
 from emsfl.results import CurvePoint, SeedRecord, build_result
+from emsfl.results.metric import METRICS
 from emsfl.results.summary import better_fedavg, first_reached_s, spread
 
 
@@ -69,17 +70,17 @@ def test_target_is_the_better_form_by_mean_and_per_seed_its_own_final():
 
 
 def test_a_tie_goes_to_the_plain_form_and_other_methods_set_no_target():
-    assert better_fedavg({"fedavg_fill": [0.7], "fedavg": [0.7]}) == "fedavg"
-    assert better_fedavg({"fedasync": [0.9], "ems_fl": [0.8]}) is None
+    assert better_fedavg({"fedavg_fill": [0.7], "fedavg": [0.7]}, METRICS["accuracy"]) == "fedavg"
+    assert better_fedavg({"fedasync": [0.9], "ems_fl": [0.8]}, METRICS["accuracy"]) is None
     made = result({"fedasync": [record(0.5, 0.9)] * 2})
     assert made.target_accuracy is None
     assert made.methods["fedasync"].time_to_target_s.per_seed == [None, None]
 
 
 def test_the_first_touch_counts_also_when_the_curve_falls_again():
-    assert first_reached_s(curve(0.5, 0.7, 0.6, 0.8), 0.7) == 3600.0
-    assert first_reached_s(curve(0.5, 0.7), 0.5) == 0.0
-    assert first_reached_s(curve(0.5, 0.7), 0.71) is None
+    assert first_reached_s(curve(0.5, 0.7, 0.6, 0.8), 0.7, METRICS["accuracy"]) == 3600.0
+    assert first_reached_s(curve(0.5, 0.7), 0.5, METRICS["accuracy"]) == 0.0
+    assert first_reached_s(curve(0.5, 0.7), 0.71, METRICS["accuracy"]) is None
 
 
 def test_counters_become_spreads_over_the_seeds():
@@ -111,3 +112,10 @@ def test_records_that_do_not_fit_together_are_our_own_error():
         result({"ems_fl": [record(0.5, 0.8)] * 2, "fedasync": other})
     with pytest.raises(ValueError, match="common grid"):
         result({"ems_fl": [record(0.5, curve=[])] * 2})
+
+
+def test_of_bits_per_byte_the_lower_is_better():
+    metric = METRICS["bits_per_byte"]
+    assert better_fedavg({"fedavg_fill": [2.4], "fedavg": [2.5]}, metric) == "fedavg_fill"
+    assert first_reached_s(curve(2.6, 2.5, 2.4), 2.5, metric) == 3600.0
+    assert first_reached_s(curve(2.6, 2.5), 2.4, metric) is None

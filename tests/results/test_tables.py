@@ -2,18 +2,19 @@ import io
 
 import pytest
 from rich.console import Console
-from tests.results.example_run import example_result
+from tests.results.example_run import as_bits_per_byte, example_result
 
 from emsfl.results import print_result
+from emsfl.results.metric import METRICS
 from emsfl.results.tables import (
-    accuracy_table,
     contact_table,
     cost_table,
     lead_table,
+    quality_table,
     rich_table,
     time_ratio,
 )
-from emsfl.results.wording import amount, compute_unit, count, duration, energy_unit, points
+from emsfl.results.wording import amount, compute_unit, count, duration, energy_unit
 
 
 def cells(table, label):
@@ -23,7 +24,7 @@ def cells(table, label):
 
 def test_every_method_has_a_row_with_its_numbers():
     result = example_result()
-    table = accuracy_table(result)
+    table = quality_table(result)
     assert table.keys == tuple(result.methods)
     final = result.methods["fedasync"].final_accuracy
     row = cells(table, "FedAsync")
@@ -61,7 +62,7 @@ def test_the_lead_is_over_every_other_method():
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_no_number_is_cut_in_a_terminal_of_80_columns(seeds):
     result = example_result(seeds=seeds)
-    for table in (accuracy_table(result), cost_table(result)):
+    for table in (quality_table(result), cost_table(result)):
         out = io.StringIO()
         Console(file=out, width=80).print(rich_table(table))
         lines = out.getvalue().splitlines()
@@ -86,8 +87,21 @@ def test_numbers_are_written_for_people():
         "0", "0.0123", "1.23", "45.7", "1,234",
     ]  # fmt: skip
     assert [count(v) for v in (44.0, 44.25)] == ["44", "44.2"]
-    assert [points(v) for v in (0.034, -0.034, 0.0001)] == ["+3.4", "−3.4", "0.0"]
+    gains = [METRICS["accuracy"].gain(v) for v in (0.034, -0.034, 0.0001)]
+    assert gains == ["+3.4", "−3.4", "0.0"]
     assert [duration(v) for v in (None, 90, 7200)] == ["–", "1.5 min", "2.0 h"]
     assert energy_unit([5.0, 2500.0]) == (1e3, "kJ")
     assert compute_unit([2e9]) == (1e9, "GFLOP")
     assert compute_unit([]) == (1e6, "MFLOP")
+
+
+def test_bits_per_byte_are_shown_as_they_are_and_lower_leads():
+    result = as_bits_per_byte(example_result())
+    table = quality_table(result)
+    assert table.title == "Bits per byte at the end"
+    final = result.methods["fedasync"].final_accuracy
+    assert cells(table, "FedAsync")["merged model"] == f"{final.mean:.3f} ± {final.std:.3f}"
+    lead = lead_table(result)
+    assert lead is not None
+    assert cells(lead, "FedAsync")["lead"].startswith("+")
+    assert "bits per byte" in lead.title

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from emsfl.moe import ModelSpec, split_state
 from emsfl.training import TrainTask, train_locally
-from emsfl.training.local import batch_order
+from emsfl.training.local import batch_order, is_trained
 
 
 @pytest.fixture
@@ -132,3 +132,45 @@ def test_batches_do_not_depend_on_interruptions(num_samples, batch, cuts):
     epochs = whole.reshape(-1)[: total * batch // num_samples * num_samples]
     for epoch in epochs.reshape(-1, num_samples):
         assert sorted(epoch) == list(range(num_samples))
+
+
+def test_only_the_experts_that_are_named_train(task, spec, settings):
+    """All experts run, in the forward pass too; the others keep weights and momentum."""
+    chosen = ((0, 2), (1,))
+    result = train_locally(replace(task, settings=replace(settings, trained_experts=chosen)))
+    for layer, ids in zip(spec.layout().layers, chosen, strict=True):
+        others = [e for e in range(4) if e not in ids]
+        for name in layer.expert_axes:
+            moved = (result.state[name] != task.state[name]).flatten(1).any(1)
+            assert not moved[others].any(), name
+            assert moved[list(ids)].all(), name
+            assert not result.momentum[name][others].any(), name
+
+
+def test_a_frozen_name_is_never_trained(spec, settings):
+    layout = replace(spec.layout(), frozen_names=frozenset({"embed.weight"}))
+    assert not is_trained("embed.weight", layout, settings)
+    assert is_trained("embed.bias", layout, settings)
+
+
+def test_proximal_term_is_the_gradient_of_the_objective(task, spec, pretrained, shard, settings):
+    """FedProx, eq. 2: autograd on loss + mu / 2 |w - w0|^2 gives the same steps."""
+    spec = ModelSpec(spec.config.model_copy(update={"top_k": 4}), spec.num_classes)
+    settings = replace(settings, proximal=0.5)
+    task = replace(task, model=spec, settings=settings)
+    model = spec.build({name: tensor.clone() for name, tensor in pretrained.items()})
+    optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, settings.momentum)
+    inputs, labels = torch.from_numpy(shard.inputs), torch.from_numpy(shard.labels)
+    for batch in batch_order(len(shard), 8, task.seed, 0, task.num_steps):
+        optimizer.zero_grad()
+        distance = sum(
+            (p - pretrained[name]).square().sum() for name, p in model.named_parameters()
+        )
+        loss = functional.cross_entropy(model(inputs[batch]), labels[batch])
+        (loss + settings.proximal / 2 * distance).backward()
+        optimizer.step()
+    found = train_locally(task).state
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-5)
+    free = train_locally(replace(task, settings=replace(settings, proximal=0.0))).state
+    assert any(not torch.equal(found[name], free[name]) for name in found)

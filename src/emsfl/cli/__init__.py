@@ -26,6 +26,7 @@ from emsfl.errors import EmsflError
 COMMANDS = {
     "run": "Run the experiment of a config file; write a run folder.",
     "resume": "Continue a run that was stopped, to the same result.",
+    "sweep": "Run a grid of settings, several points at a time.",
     "report": "Print the table of finished runs and write their HTML report.",
     "compare": "Compare the methods of several runs in one table.",
     "plan": "Show what to expect of an experiment, before any training.",

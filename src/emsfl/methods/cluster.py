@@ -12,7 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from emsfl.methods.method import Activity, Federation, Receive, Update, Upload, Work
-from emsfl.moe import DomainStatistics, State, experts_per_layer, split_state
+from emsfl.moe import (
+    DomainStatistics,
+    MoELayout,
+    State,
+    experts_per_layer,
+    split_state,
+    write_experts,
+)
 from emsfl.training import add_scaled, difference, is_trained, weighted_mean
 
 
@@ -79,6 +86,8 @@ class Cluster:
                 for name, tensor in self.average.items()
                 if is_trained(name, federation.layout, work.settings)
             }
+            if work.settings.trained_experts is not None:
+                trained = split_state(trained, federation.layout, work.settings.trained_experts)
             shared = {n: t for n, t in trained.items() if federation.layout.is_shared(n)}
             if work.upload is Upload.SPLIT:
                 delta = difference(shared, self.received)
@@ -94,17 +103,30 @@ class Cluster:
             scores=bootstrap.scores if bootstrap else None,
         )
 
+    def _rebased(self, work: Work, layout: MoELayout) -> State:
+        """Return the average of the snapshots, overwritten by what was received."""
+        if work.payload_experts is None:
+            return {**self.average, **work.payload}
+        rows = {n: t for n, t in work.payload.items() if n in layout.expert_names}
+        start = {**self.average, **{n: t for n, t in work.payload.items() if n not in rows}}
+        start.update({name: start[name].clone() for name in rows})
+        write_experts(start, layout, work.payload_experts, rows)
+        return start
+
     def take_over(self, work: Work, federation: Federation) -> None:
         """Let the devices go on with what was received."""
         layout = federation.layout
         if work.receive is Receive.RESET:
             start = dict(work.payload)
-            if set(start) != set(federation.pretrained):
-                start = {**split_state(federation.pretrained, layout, work.owned), **start}
+            if start.keys() != federation.pretrained.keys():
+                held = federation.pretrained
+                if work.owned != layout.all_experts():
+                    held = split_state(held, layout, work.owned)
+                start = {**held, **start}
             for device in self.devices:
                 device.state, device.momentum = start, {}
         else:
-            start = {**self.average, **work.payload}
+            start = self._rebased(work, layout)
             for device, snapshot, steps in zip(
                 self.devices, self.snapshots, self.snapshot_steps, strict=True
             ):

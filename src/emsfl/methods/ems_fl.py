@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from emsfl.methods.method import (
-    Activity,
     Federation,
     MergedModel,
     Method,
@@ -27,7 +25,6 @@ from emsfl.methods.method import (
 )
 from emsfl.moe import (
     DomainGate,
-    DomainStatistics,
     Owned,
     State,
     fit_gate,
@@ -49,6 +46,7 @@ class EmsFl(Method):
         experts_per_cluster: int | None = None,
         random_experts: bool = False,
         tunes: bool = True,
+        staleness_exponent: float = 0.0,
     ) -> None:
         """Prepare the server.
 
@@ -58,6 +56,8 @@ class EmsFl(Method):
             experts_per_cluster: experts per layer for each cluster; None: all that there are.
             random_experts: ablation, assign experts at random.
             tunes: False for the ablation that only gates the untuned model.
+            staleness_exponent: a >= 0 in (staleness + 1)^-a, by which a shared delta's weight is
+                multiplied; staleness counts the versions since the cluster's download.
 
         Raises:
             InfeasibleError: there are too few experts for the clusters.
@@ -67,19 +67,17 @@ class EmsFl(Method):
         self.experts_per_cluster = experts_per_cluster
         self.random_experts = random_experts
         self.tunes = tunes
-        self.state: State = dict(federation.pretrained)
-        self.scores: dict[str, Tensor] = dict(federation.scores or {})
-        self.statistics: dict[str, DomainStatistics] = dict(federation.statistics or {})
+        self.staleness_exponent = staleness_exponent
         self.assignment: Assignment | None = None
         self.gate: DomainGate | None = None
         self.to_reset = set(federation.clusters)
         """Clusters that start from the server's model, not from their own."""
-        self._assign_when_scored()
+        self.scored()
 
     def next_work(self, cluster: str) -> Work | None:
         """Ask for scores first; then send the shared parameters and let the cluster go on."""
         if self.assignment is None:
-            return None if cluster in self.scores else self._scoring_work()
+            return self.scoring_work(cluster, self.settings)
         if not self.tunes:
             return None
         resets = cluster in self.to_reset
@@ -95,15 +93,12 @@ class EmsFl(Method):
         )
 
     def accept(self, update: Update, work: Work) -> None:
-        """Write the cluster's experts and add its shared delta; or keep its scores."""
-        if update.scores is not None and update.statistics is not None:
-            self.scores[update.cluster] = update.scores
-            self.statistics[update.cluster] = update.statistics
-            self._assign_when_scored()
-            return
+        """Write the cluster's experts and add its shared delta."""
         state = {**self.state, **{name: self.state[name].clone() for name in update.values}}
-        write_experts(state, self.federation.layout, work.owned, update.values)
+        write_experts(state, self.federation.layout, work.trained_experts, update.values)
+        staleness = self.version - work.version
         weight = self.federation.weights[update.cluster]
+        weight *= (staleness + 1) ** -self.staleness_exponent
         self.state = add_scaled(state, update.shared_delta, weight)
         self.version += 1
 
@@ -133,46 +128,32 @@ class EmsFl(Method):
 
     def save(self) -> dict[str, Any]:
         """See `Method.save`."""
-        return {
-            "version": self.version,
-            "state": self.state,
-            "scores": self.scores,
-            "statistics": {c: [s.count, s.total, s.outer] for c, s in self.statistics.items()},
-            "to_reset": sorted(self.to_reset),
-        }
+        return {**super().save(), "to_reset": sorted(self.to_reset)}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """See `Method.restore`."""
-        self.version, self.state = saved["version"], saved["state"]
-        self.scores = saved["scores"]
-        self.statistics = {c: DomainStatistics(*s) for c, s in saved["statistics"].items()}
+        super().restore(saved)
         self.to_reset = set(saved["to_reset"])
         self.assignment = None
-        self._assign_when_scored()
-
-    def _scoring_work(self) -> Work:
-        """Send the whole model once, to be scored on local data."""
-        return Work(
-            owned=self.federation.layout.all_experts(),
-            payload=self.federation.pretrained,
-            settings=self.settings,
-            activity=Activity.SCORE,
-            num_steps=0,
-        )
+        self.scored()
 
     def _payload(self, cluster: str, resets: bool) -> State:
         """Return what the cluster lacks: shared parameters that have changed; all on a reset."""
         if resets and self.version > 0:
-            return split_state(self.state, self.federation.layout, self.owned(cluster))
-        if resets or not self.settings.train_shared:
+            part = split_state(self.state, self.federation.layout, self.owned(cluster))
+            return self.to_send(cluster, part, self.settings)
+        if resets:
             return {}
         layout = self.federation.layout
-        return {name: tensor for name, tensor in self.state.items() if layout.is_shared(name)}
+        return self.to_send(
+            cluster, {n: t for n, t in self.state.items() if layout.is_shared(n)}, self.settings
+        )
 
-    def _assign_when_scored(self) -> None:
-        clusters = self.federation.clusters
-        if len(self.scores) < len(clusters):
+    def scored(self) -> None:
+        """Assign the experts, once the scores of all clusters are known."""
+        if not self.all_scored:
             return
+        clusters = self.federation.clusters
         mass = np.stack([self.scores[c].numpy() for c in clusters])
         limits = self.federation.top_k, self.experts_per_cluster
         weights = [self.federation.weights[c] for c in clusters]

@@ -6,11 +6,7 @@ a_t = mixing * (staleness + 1)^-exponent, staleness counting the versions since 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from emsfl.methods.method import Federation, MergedModel, Method, Update, Work
-from emsfl.moe import State
+from emsfl.methods.method import Federation, Method, Update, Work
 from emsfl.training import LocalSettings, mix
 
 
@@ -32,13 +28,12 @@ class FedAsync(Method):
         self.local_steps = local_steps
         self.mixing = mixing
         self.staleness_exponent = staleness_exponent
-        self.state: State = dict(federation.pretrained)
 
     def next_work(self, cluster: str) -> Work | None:
         """Send the current model; nobody ever waits."""
         return Work(
             owned=self.federation.layout.all_experts(),
-            payload=self.state,
+            payload=self.to_send(cluster, self.state, self.settings),
             settings=self.settings,
             num_steps=self.local_steps,
             version=self.version,
@@ -51,15 +46,3 @@ class FedAsync(Method):
         trained = {name: self.state[name] for name in update.values}
         self.state = {**self.state, **mix(trained, update.values, share)}
         self.version += 1
-
-    def merged(self) -> MergedModel:
-        """Return the current model."""
-        return MergedModel(state=self.state)
-
-    def save(self) -> dict[str, Any]:
-        """See `Method.save`."""
-        return {"version": self.version, "state": self.state}
-
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """See `Method.restore`."""
-        self.version, self.state = saved["version"], saved["state"]

@@ -55,6 +55,8 @@ class Work:
     """Experts in the model that its devices hold."""
     payload: State
     """Tensors sent to it; what it needs and is not here it has already."""
+    payload_experts: Owned | None = None
+    """Experts whose rows the payload's expert tensors hold; None: all that are `owned`."""
     settings: LocalSettings
     activity: Activity = Activity.TRAIN
     receive: Receive = Receive.RESET
@@ -64,6 +66,12 @@ class Work:
     trains_while_uploading: bool = False
     version: int = 0
     """The server's version that the payload was taken from."""
+
+    @property
+    def trained_experts(self) -> Owned:
+        """Experts that an update holds: those that train."""
+        chosen = self.settings.trained_experts
+        return self.owned if chosen is None else chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +113,11 @@ class Federation:
     statistics: Mapping[str, DomainStatistics] | None = None
     """Domain statistics of the pre-trained model, made before the epoch."""
 
+    @property
+    def preinstalled(self) -> bool:
+        """Whether devices hold the pre-trained model at the epoch; else it goes over the air."""
+        return self.scores is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class MergedModel:
@@ -112,6 +125,8 @@ class MergedModel:
 
     state: State
     gate: DomainGate | None = None
+    by_cluster: Mapping[str, State] | None = None
+    """Where there is no common model: every cluster's own, judged on the cluster's domain."""
 
 
 class Method(ABC):
@@ -121,6 +136,13 @@ class Method(ABC):
         self.federation = federation
         self.version = 0
         """How many times the model has changed."""
+        self.state: State = dict(federation.pretrained)
+        """The server's model."""
+        self.scores: dict[str, Tensor] = dict(federation.scores or {})
+        """What is known of how well experts fit each cluster's data."""
+        self.statistics: dict[str, DomainStatistics] = dict(federation.statistics or {})
+        self.reached: set[str] = set()
+        """Clusters that have been given work, and so hold the pre-trained model."""
         self.outstanding: dict[str, Work] = {}
         """Work that a cluster has and has not answered."""
 
@@ -129,6 +151,7 @@ class Method(ABC):
         work = self.next_work(cluster)
         if work is not None:
             self.outstanding[cluster] = work
+            self.reached.add(cluster)
         return work
 
     def receive(self, update: Update) -> None:
@@ -136,8 +159,8 @@ class Method(ABC):
 
         Raises:
             UpdateRefusedError: the update answers no work, or holds tensors that were not asked
-                for, of a wrong shape or type, or not finite. Nothing has been merged, and
-                `refused` has been told.
+                for, of a wrong shape or type, or not finite; then `refused` has been told. Or it
+                comes too late for the method. Nothing has been merged.
         """
         work = self.outstanding.get(update.cluster)
         try:
@@ -148,7 +171,44 @@ class Method(ABC):
             self.reject(update.cluster)
             raise
         del self.outstanding[update.cluster]
-        self.accept(update, work)
+        if work.activity is Activity.TRAIN:
+            self.accept(update, work)
+        elif update.scores is not None and update.statistics is not None:
+            self.scores[update.cluster] = update.scores
+            self.statistics[update.cluster] = update.statistics
+            self.scored()
+
+    @property
+    def all_scored(self) -> bool:
+        """Whether the scores of every cluster are known."""
+        return len(self.scores) == len(self.federation.clusters)
+
+    def scoring_work(self, cluster: str, settings: LocalSettings) -> Work | None:
+        """Send the whole model once, to be scored on local data; None once that is done."""
+        if cluster in self.scores:
+            return None
+        return Work(
+            owned=self.federation.layout.all_experts(),
+            payload=self.to_send(cluster, self.federation.pretrained, settings),
+            settings=settings,
+            activity=Activity.SCORE,
+            num_steps=0,
+        )
+
+    def to_send(self, cluster: str, state: State, settings: LocalSettings) -> State:
+        """Return what `cluster` lacks of `state`, a model or a sub-model with all its names.
+
+        That is what training with `settings` changes. A cluster that does not hold the
+        pre-trained model yet gets all of it, except for what is frozen, which never travels.
+        """
+        layout = self.federation.layout
+        whole = not self.federation.preinstalled and cluster not in self.reached
+        sent = {
+            name: tensor
+            for name, tensor in state.items()
+            if (whole and name not in layout.frozen_names) or is_trained(name, layout, settings)
+        }
+        return state if len(sent) == len(state) else sent
 
     def reject(self, cluster: str) -> None:
         """Count the cluster's work as answered by something that must not be merged."""
@@ -161,27 +221,38 @@ class Method(ABC):
 
     @abstractmethod
     def accept(self, update: Update, work: Work) -> None:
-        """Merge an update that has been checked."""
+        """Merge an update that has been checked; raise UpdateRefusedError where it is too late."""
+
+    def scored(self) -> None:  # noqa: B027 - most methods need no scores
+        """React to scores that have arrived."""
 
     def refused(self, cluster: str) -> None:  # noqa: B027 - most methods need not react
         """React to an update of `cluster` that was refused."""
 
-    @abstractmethod
     def merged(self) -> MergedModel:
-        """Return the model that is judged."""
+        """Return the model that is judged; by default the server's, with its plain router."""
+        return MergedModel(state=self.state)
 
     def submodel(self, cluster: str) -> tuple[State, Owned]:
         """Return the model that serves the cluster itself; by default the merged one."""
         del cluster
         return self.merged().state, self.federation.layout.all_experts()
 
-    @abstractmethod
     def save(self) -> dict[str, Any]:
         """Return all that `restore` needs: nested dicts and lists of tensors and plain values."""
+        return {
+            "version": self.version,
+            "state": self.state,
+            "scores": self.scores,
+            "statistics": self.statistics,
+            "reached": sorted(self.reached),
+        }
 
-    @abstractmethod
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Go back to what `save` returned (work that is outstanding is the driver's to restore)."""
+        self.version, self.state = saved["version"], saved["state"]
+        self.scores, self.statistics = saved["scores"], saved["statistics"]
+        self.reached = set(saved["reached"])
 
 
 def check_update(update: Update, work: Work, federation: Federation) -> None:
@@ -217,10 +288,13 @@ def check_update(update: Update, work: Work, federation: Federation) -> None:
             )
         for name in sorted(tensors):
             shape = list(federation.pretrained[name].shape)
-            for layer, ids in zip(federation.layout.layers, work.owned, strict=True):
-                axis = {**layer.expert_axes, **layer.router_axes}.get(name)
-                if axis is not None:
-                    shape[axis] = len(ids)
+            for layer, ids, trained in zip(
+                federation.layout.layers, work.owned, work.trained_experts, strict=True
+            ):
+                if name in layer.expert_axes:
+                    shape[layer.expert_axes[name]] = len(trained)
+                elif name in layer.router_axes:
+                    shape[layer.router_axes[name]] = len(ids)
             _check_tensor(update.cluster, name, tensors[name], tuple(shape))
 
 
@@ -240,5 +314,5 @@ def _spread(tensor: Tensor) -> float:
 
 def num_trained_parameters(work: Work, federation: Federation) -> int:
     """Return how many parameters one device trains with this work."""
-    sizes = split_sizes(federation.pretrained, federation.layout, work.owned)
+    sizes = split_sizes(federation.pretrained, federation.layout, work.trained_experts)
     return sum(n for k, n in sizes.items() if is_trained(k, federation.layout, work.settings))

@@ -57,6 +57,8 @@ class MoELayout:
     """Every MoE layer of a model, in order of depth."""
 
     layers: tuple[MoELayerInfo, ...]
+    frozen_names: frozenset[str] = frozenset()
+    """Tensors that are never trained and never travel, such as those of lower layers."""
 
     @cached_property
     def expert_names(self) -> frozenset[str]:

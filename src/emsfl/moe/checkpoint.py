@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +22,18 @@ from emsfl.moe.tensor_files import Progress, StoredTensor, read_header, sha256_o
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-NUM_THREADS = 2
-"""Files that are read, hashed or written at a time."""
+NUM_THREADS = 4
+"""Files that are read, hashed or written at a time: while one waits for the disk, others go on."""
+
+
+@contextmanager
+def file_pool() -> Iterator[ThreadPoolExecutor]:
+    """Yield threads for work on files; what has not begun when the body raises is given up."""
+    pool = ThreadPoolExecutor(NUM_THREADS)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class Checkpoint:
 
     def file_hashes(self, progress: Progress = lambda _count: None) -> dict[str, str]:
         """Return the SHA-256 of every tensor file; reads all bytes once."""
-        with ThreadPoolExecutor(NUM_THREADS) as pool:
+        with file_pool() as pool:
             paths = [self.folder / name for name in self.headers]
             hashes = pool.map(lambda path: sha256_of_file(path, progress), paths)
             return dict(zip(self.headers, hashes, strict=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from emsfl.errors import DataError
+from emsfl.errors import DataError, EmsflError
 from emsfl.files import sha256_of, write_json, write_text
 from emsfl.moe.adapter import Owned
 from emsfl.moe.checkpoint import (
-    NUM_THREADS,
     Checkpoint,
     Role,
     StoredLayout,
+    file_pool,
     open_checkpoint,
     stored_layout,
 )
@@ -30,7 +29,7 @@ from emsfl.moe.gate_wrapper import StoredGate, gate_info, has_gate, read_statist
 from emsfl.moe.manifests import MANIFEST_NAME, BaseModelInfo
 from emsfl.moe.model_card import merged_card
 from emsfl.moe.pretrained import carried_files, full_config, read_json, skeleton
-from emsfl.moe.split_checkpoint import finish_partial, prepare_partial, write_files
+from emsfl.moe.split_checkpoint import begin_files, finish_partial, partial_of, prepare_partial
 from emsfl.moe.tensor_files import (
     DTYPES,
     ByteRange,
@@ -38,7 +37,7 @@ from emsfl.moe.tensor_files import (
     Progress,
     StoredTensor,
 )
-from emsfl.moe.updates import Update, open_updates, verify_update, weights_of
+from emsfl.moe.updates import Update, check_statistics, open_updates, weights_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -69,15 +68,16 @@ def merge_checkpoint(
     Experts of a cluster become its update's; experts of nobody and routers stay. Shared
     parameters become s + sum_c w_c (s_c - s), where w_c is the cluster's share of the samples of
     all updates given. Files, their names and their tensors' order are the base's, so that a merge
-    of untrained sub-models is byte for byte the base. Everything is checked before `out` is made;
-    it gets its name only when it is whole and on disk. Run again after a stop, finished files of
-    the same merge are kept.
+    of untrained sub-models is byte for byte the base. `out` gets its name only when everything is
+    checked, whole and on disk; the updates' bytes are checked while they are copied. Of a merge
+    that is refused nothing is left. Run again after a stop, finished files of the same merge are
+    kept.
 
     Args:
         folder: the base checkpoint.
         update_folders: one per cluster, from `split` or `tune`.
         out: the new checkpoint; must not exist, unless it is this very merge.
-        progress: told of all bytes read for checking and written.
+        progress: told of all bytes checked and written; `merge_bytes` says how many there are.
 
     Raises:
         DataError: updates that do not fit the base model or each other, or damaged files.
@@ -99,11 +99,15 @@ def merge_checkpoint(
             f"the updates are for base model {expected.name} ({expected.sha256[:12]}), which is "
             f"not {folder} ({actual.sha256[:12]})"
         )
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        list(pool.map(lambda update: verify_update(update, progress), updates))
-    partial_folder = out.with_name(f".{out.name}.partial")
-    prepare_partial(partial_folder, plan_sha256)
-    hashes = _write_tensors(base, layout, updates, partial_folder, progress)
+    for update in updates:
+        check_statistics(update)
+    partial_folder = partial_of(out)
+    prepare_partial(partial_folder, sha256_of(plan_sha256, _signatures(updates)))
+    try:
+        hashes = _write_tensors(base, layout, updates, partial_folder, progress)
+    except EmsflError:
+        shutil.rmtree(partial_folder)
+        raise
     for path in carried_files(folder, with_index=True):
         shutil.copyfile(path, partial_folder / path.name)
     manifests = [update.manifest for update in updates]
@@ -187,7 +191,7 @@ def _write_tensors(
     folder: Path,
     progress: Progress,
 ) -> dict[str, str]:
-    """Write all tensor files and return their hashes."""
+    """Write all tensor files, check all of the updates, and return the files' hashes."""
     weights = weights_of(updates)
     contents = {
         file_name: (
@@ -196,7 +200,20 @@ def _write_tensors(
         )
         for file_name, tensors in base.files.items()
     }
-    return write_files(folder, contents, progress)
+    checks = [check for update in updates for check in update.checks]
+    for check in checks:
+        check.progress = progress
+    with file_pool() as pool:
+        begun = begin_files(folder, contents, pool, progress)
+        hashes = {name: file.result() for name, file in begun.items()}
+        list(pool.map(lambda check: check.finish(), checks))
+    return hashes
+
+
+def _signatures(updates: Sequence[Update]) -> list[list[int]]:
+    """Return size and time of change of the updates' files: one fetched anew is written anew."""
+    stats = [(u.checkpoint.folder / name).stat() for u in updates for name in u.checkpoint.headers]
+    return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
 
 
 def _merged(
@@ -270,6 +287,6 @@ def owners_of(folder: Path) -> dict[str, Owned]:
 
 
 def merge_bytes(folder: Path, update_folders: Sequence[Path]) -> int:
-    """Return how many bytes `merge_checkpoint` will report: all that it checks, writes, hashes."""
+    """Return how many bytes `merge_checkpoint` will report: all that it checks and writes."""
     base = open_checkpoint(folder).num_bytes
-    return 3 * base + sum(open_checkpoint(update).num_bytes for update in update_folders)
+    return 2 * base + sum(open_checkpoint(update).num_bytes for update in update_folders)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from emsfl.files import sha256_of, write_json
-from emsfl.moe.checkpoint import open_checkpoint
+from emsfl.moe.checkpoint import file_pool, open_checkpoint
 from emsfl.moe.manifests import MANIFEST_NAME
 from emsfl.moe.pretrained import carried_files, read_json
-from emsfl.moe.split_checkpoint import finish_partial, prepare_partial, write_files
+from emsfl.moe.split_checkpoint import begin_files, finish_partial, partial_of, prepare_partial
 from emsfl.moe.tensor_files import DTYPES, NewTensor, StoredTensor
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def rewrite_checkpoint(
         remark: what was done, for the provenance in `emsfl.json`.
     """
     checkpoint = open_checkpoint(folder)
-    partial_folder = out.with_name(f".{out.name}.partial")
+    partial_folder = partial_of(out)
     prepare_partial(partial_folder, sha256_of("rewrite", str(folder), remark))
     contents = {
         name: (
@@ -43,7 +43,9 @@ def rewrite_checkpoint(
         )
         for name, tensors in checkpoint.files.items()
     }
-    hashes = write_files(partial_folder, contents, lambda _count: None)
+    with file_pool() as pool:
+        begun = begin_files(partial_folder, contents, pool, lambda _count: None)
+        hashes = {name: file.result() for name, file in begun.items()}
     for path in [*carried_files(folder, with_index=True), folder / "README.md"]:
         if path.is_file():
             shutil.copyfile(path, partial_folder / path.name)

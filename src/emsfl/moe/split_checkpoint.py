@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,11 @@ from emsfl.errors import DataError
 from emsfl.files import sha256_of, write_json, write_text
 from emsfl.moe.checkpoint import (
     INDEX_NAME,
-    NUM_THREADS,
     SINGLE_NAME,
     Checkpoint,
     Role,
     StoredLayout,
+    file_pool,
     open_checkpoint,
     stored_layout,
 )
@@ -85,27 +85,31 @@ def split_checkpoint(
     layout = stored_layout(checkpoint, skeleton(folder))
     check_assignment(assignment, checkpoint, layout, full_config(folder))
     base = BaseModelInfo.of(name, checkpoint.file_hashes(progress))
-    parts = []
-    for cluster in assignment.clusters:
-        plan = _Plan(checkpoint, layout, assignment, cluster, base)
-        target = out / cluster
-        was_there = target.exists()
-        if was_there:
-            if read_document(Manifest, target / MANIFEST_NAME).plan_sha256 != plan.sha256:
-                raise DataError(
-                    f"{target} holds another sub-model; remove it or choose another out"
-                )
-        else:
-            _write_part(plan, target, progress)
-        parts.append(
-            SplitPart(
-                cluster=cluster,
-                folder=target,
-                num_bytes=plan.num_bytes,
-                was_there=was_there,
-            )
+    plans = [_Plan(checkpoint, layout, assignment, name, base) for name in assignment.clusters]
+    there = {plan.cluster: _is_there(plan, out / plan.cluster) for plan in plans}
+    missing = [plan for plan in plans if not there[plan.cluster]]
+    with file_pool() as pool:
+        begun = [(plan, _begin_part(plan, out / plan.cluster, pool, progress)) for plan in missing]
+        for plan, files in begun:
+            _finish_part(plan, out / plan.cluster, {n: f.result() for n, f in files.items()})
+    return [
+        SplitPart(
+            cluster=plan.cluster,
+            folder=out / plan.cluster,
+            num_bytes=plan.num_bytes,
+            was_there=there[plan.cluster],
         )
-    return parts
+        for plan in plans
+    ]
+
+
+def _is_there(plan: _Plan, target: Path) -> bool:
+    """Tell whether a part was finished before; raise DataError if `target` is something else."""
+    if not target.exists():
+        return False
+    if read_document(Manifest, target / MANIFEST_NAME).plan_sha256 != plan.sha256:
+        raise DataError(f"{target} holds another sub-model; remove it or choose another out")
+    return True
 
 
 def split_bytes(folder: Path, assignment: AssignmentFile) -> int:
@@ -113,7 +117,7 @@ def split_bytes(folder: Path, assignment: AssignmentFile) -> int:
     checkpoint = open_checkpoint(folder)
     layout = stored_layout(checkpoint, skeleton(folder))
     check_assignment(assignment, checkpoint, layout, full_config(folder))
-    return checkpoint.num_bytes + 2 * sum(
+    return checkpoint.num_bytes + sum(
         tensor.num_bytes
         for part in assignment.clusters.values()
         for name, role in layout.roles.items()
@@ -243,17 +247,29 @@ def _rows(stored: StoredTensor, axis: int, ids: Sequence[int]) -> list[ByteRange
     ]
 
 
-def _write_part(plan: _Plan, target: Path, progress: Progress) -> None:
-    partial_folder = target.with_name(f".{target.name}.partial")
-    prepare_partial(partial_folder, plan.sha256)
-    folder = plan.checkpoint.folder
+def partial_of(target: Path) -> Path:
+    """Return the folder in which `target` is made."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def _begin_part(
+    plan: _Plan, target: Path, pool: Executor, progress: Progress
+) -> dict[str, Future[str]]:
+    """Let `pool` write the tensor files of a part; return their hashes to come."""
+    prepare_partial(partial_of(target), plan.sha256)
     contents = {
         name: (new_header(tensors), tensors)
         for name, tensors in zip(plan.file_names, plan.files, strict=True)
     }
-    hashes = write_files(partial_folder, contents, progress)
+    return begin_files(partial_of(target), contents, pool, progress)
+
+
+def _finish_part(plan: _Plan, target: Path, hashes: Mapping[str, str]) -> None:
+    """Write all else that a part holds, and give it its name."""
+    partial_folder, folder = partial_of(target), plan.checkpoint.folder
     if len(plan.files) > 1:
-        places = {t.name: name for name, (_, tensors) in contents.items() for t in tensors}
+        files = zip(plan.file_names, plan.files, strict=True)
+        places = {tensor.name: name for name, tensors in files for tensor in tensors}
         write_json(
             partial_folder / INDEX_NAME,
             {
@@ -289,30 +305,31 @@ def _sub_config(plan: _Plan, folder: Path) -> dict[str, Any]:
         return with_num_experts(full_config(folder), num_experts, kept, plan.local_top_k)
 
 
-def write_files(
+def begin_files(
     folder: Path,
     contents: Mapping[str, tuple[bytes, Sequence[NewTensor]]],
+    pool: Executor,
     progress: Progress,
-) -> dict[str, str]:
-    """Write tensor files that are not there yet, several at a time.
+) -> dict[str, Future[str]]:
+    """Let `pool` write tensor files that are not there yet.
 
     Args:
         folder: of an unfinished result; its files of these names are whole if they are there.
         contents: file name -> header and tensors.
-        progress: told of all bytes written, and then of all bytes hashed.
+        pool: its threads write.
+        progress: told of all bytes written, or read of files that are there.
 
     Returns:
-        File name -> SHA-256.
+        File name -> SHA-256 to come.
     """
 
     def write(name: str) -> str:
         path = folder / name
-        if not path.exists():
-            write_file(path, *contents[name], progress)
-        return sha256_of_file(path, progress)
+        if path.exists():
+            return sha256_of_file(path, progress)
+        return write_file(path, *contents[name], progress)
 
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        return dict(zip(contents, pool.map(write, contents), strict=True))
+    return {name: pool.submit(write, name) for name in contents}
 
 
 def prepare_partial(folder: Path, plan_sha256: str) -> None:

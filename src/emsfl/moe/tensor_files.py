@@ -12,7 +12,6 @@ import json
 import math
 import os
 import struct
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,9 @@ from emsfl.files import atomic_path
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-CHUNK_BYTES = 1 << 24
-"""Bytes that are held at a time while copying."""
+CHUNK_BYTES = 1 << 22
+"""Bytes that are held at a time while copying: few enough to stay in a processor's cache while they
+are read, hashed and written."""
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 
@@ -52,6 +52,9 @@ DTYPES: dict[str, torch.dtype] = {
 Progress = Callable[[int], None]
 """Called with the number of bytes that have been handled since the last call."""
 
+Watcher = Callable[[int, memoryview], None]
+"""Called with every chunk of a file that is read, and the chunk's offset in the file."""
+
 
 class ByteRange(NamedTuple):
     """Bytes in a file."""
@@ -59,13 +62,15 @@ class ByteRange(NamedTuple):
     path: Path
     start: int
     num_bytes: int
+    watcher: Watcher | None = None
 
-    def read(self) -> Iterator[memoryview]:
-        """Yield the bytes in chunks of `CHUNK_BYTES`, the last one shorter.
+    def read(self, buffer: memoryview | None = None) -> Iterator[memoryview]:
+        """Yield the bytes in chunks as long as `buffer` (`CHUNK_BYTES`), the last one shorter.
 
-        Each view is valid until the next one is asked for.
+        Each chunk lies in the buffer: it is valid until the next one is asked for.
         """
-        buffer = memoryview(bytearray(min(self.num_bytes, CHUNK_BYTES)))
+        if buffer is None:
+            buffer = memoryview(bytearray(min(self.num_bytes, CHUNK_BYTES)))
         handle = os.open(self.path, os.O_RDONLY)
         try:
             start, end = self.start, self.start + self.num_bytes
@@ -77,26 +82,10 @@ class ByteRange(NamedTuple):
                     if not count:
                         raise DataError(f"{self.path} ends at byte {start + filled}, before {end}")
                     filled += count
+                if self.watcher is not None:
+                    self.watcher(start, chunk)
                 yield chunk
                 start += filled
-        finally:
-            os.close(handle)
-
-    def copy_to(self, target: int, progress: Progress) -> None:
-        """Append the bytes to an open file, without a way through this process where possible."""
-        if sys.platform != "linux":
-            for chunk in self.read():
-                write_all(target, chunk, progress)
-            return
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            start, end = self.start, self.start + self.num_bytes
-            while start < end:
-                count = os.sendfile(target, handle, start, min(CHUNK_BYTES, end - start))
-                if not count:
-                    raise DataError(f"{self.path} ends at byte {start}, before {end}")
-                start += count
-                progress(count)
         finally:
             os.close(handle)
 
@@ -113,11 +102,13 @@ class StoredTensor:
     start: int
     """Offset of the first byte in the file."""
     num_bytes: int
+    watcher: Watcher | None = None
+    """Told of what is read."""
 
     @property
     def bytes_range(self) -> ByteRange:
         """Where its bytes are."""
-        return ByteRange(self.path, self.start, self.num_bytes)
+        return ByteRange(self.path, self.start, self.num_bytes, self.watcher)
 
     def whole(self) -> list[ByteRange]:
         """Return its bytes as the pieces of a `NewTensor`."""
@@ -125,7 +116,7 @@ class StoredTensor:
 
     def part(self, start: int, num_bytes: int) -> ByteRange:
         """Return where some of its bytes are; `start` counts from its first one."""
-        return ByteRange(self.path, self.start + start, num_bytes)
+        return ByteRange(self.path, self.start + start, num_bytes, self.watcher)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,31 +220,73 @@ def new_header(tensors: Sequence[NewTensor]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def write_file(path: Path, header: bytes, tensors: Sequence[NewTensor], progress: Progress) -> None:
-    """Write a safetensors file atomically, piece by piece.
+def write_file(path: Path, header: bytes, tensors: Sequence[NewTensor], progress: Progress) -> str:
+    """Write a safetensors file atomically, piece by piece, and return its SHA-256 (hex).
 
     Args:
         path: where to; it appears only when it is whole and on disk.
         header: as `new_header` or `read_header` gives it, for these tensors in this order.
         tensors: what to write.
-        progress: told of all bytes written but the header's.
+        progress: told of all bytes written.
     """
     with atomic_path(path) as temporary, temporary.open("wb", buffering=0) as file:
-        file.write(header)
+        sink = _Sink(file.fileno(), progress)
+        sink.take(header)
         end = len(header)
         for tensor in tensors:
             for piece in tensor.pieces():
                 if isinstance(piece, ByteRange):
-                    piece.copy_to(file.fileno(), progress)
+                    sink.take_range(piece)
                 else:
-                    write_all(file.fileno(), memoryview(piece), progress)
+                    sink.take(piece)
             end += tensor.num_bytes
-            assert file.tell() == end, tensor.name
+            assert sink.num_taken == end, tensor.name
+        sink.flush()
+    return sink.digest.hexdigest()
 
 
-def write_all(target: int, view: memoryview, progress: Progress) -> None:
-    """Append bytes to an open file."""
-    while view.nbytes:
-        written = os.write(target, view)
-        view = view[written:]
-        progress(written)
+class _Sink:
+    """Gathers bytes into chunks, and hashes and writes each while it is in the cache."""
+
+    def __init__(self, target: int, progress: Progress) -> None:
+        self.digest = hashlib.sha256()
+        self.num_taken = 0
+        self._target, self._progress = target, progress
+        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        self._filled = 0
+
+    def take_range(self, piece: ByteRange) -> None:
+        """Append bytes of a file, read straight into the buffer where they fit into it."""
+        if piece.num_bytes <= CHUNK_BYTES - self._filled:
+            for chunk in piece.read(self._buffer[self._filled :]):
+                self._count(len(chunk))
+            return
+        self.flush()
+        for chunk in piece.read(self._buffer):
+            self._count(len(chunk))
+            self.flush()
+
+    def take(self, piece: Buffer) -> None:
+        """Append bytes in memory."""
+        rest = memoryview(piece).cast("B")
+        while rest:
+            if self._filled == CHUNK_BYTES:
+                self.flush()
+            head = rest[: CHUNK_BYTES - self._filled]
+            self._buffer[self._filled : self._filled + len(head)] = head
+            self._count(len(head))
+            rest = rest[len(head) :]
+
+    def _count(self, count: int) -> None:
+        self._filled += count
+        self.num_taken += count
+
+    def flush(self) -> None:
+        """Hash and write what was gathered."""
+        view = self._buffer[: self._filled]
+        self._filled = 0
+        self.digest.update(view)
+        while view:
+            written = os.write(self._target, view)
+            view = view[written:]
+            self._progress(written)

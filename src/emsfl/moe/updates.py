@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from emsfl.moe.manifests import MANIFEST_NAME, Manifest, read_document
 from emsfl.moe.split_checkpoint import cut
 from emsfl.moe.tensor_files import (
     DTYPES,
+    ByteRange,
     Progress,
     StoredTensor,
     sha256_of_file,
@@ -28,6 +31,8 @@ class Update:
 
     manifest: Manifest
     checkpoint: Checkpoint
+    checks: tuple[FileCheck, ...]
+    """One per tensor file; they watch what is read of it."""
 
     def tensor(self, role: Role, name: str) -> StoredTensor | None:
         """Return what the update holds for a tensor of the base model, if it holds any of it."""
@@ -39,6 +44,22 @@ class Update:
         return self.checkpoint.tensors.get(name)
 
 
+def _open(folder: Path) -> Update:
+    manifest = read_document(Manifest, folder / MANIFEST_NAME)
+    bare = open_checkpoint(folder)
+    if set(manifest.files) != set(bare.headers):
+        raise DataError(f"{folder / MANIFEST_NAME} does not list the tensor files of {folder}")
+    checks = {
+        name: FileCheck(folder / name, bare.headers[name], tensors, manifest)
+        for name, tensors in bare.files.items()
+    }
+    watched = {
+        name: replace(tensor, watcher=checks[tensor.path.name].see)
+        for name, tensor in bare.tensors.items()
+    }
+    return Update(manifest, replace(bare, tensors=watched), tuple(checks.values()))
+
+
 def open_updates(
     folders: Sequence[Path], base: Checkpoint, layout: StoredLayout
 ) -> tuple[Update, ...]:
@@ -48,10 +69,7 @@ def open_updates(
         DataError: a folder is no update, the updates are of different base models, two claim an
             expert, or a tensor is none of the base model's or has another shape or dtype.
     """
-    updates = tuple(
-        Update(read_document(Manifest, folder / MANIFEST_NAME), open_checkpoint(folder))
-        for folder in folders
-    )
+    updates = tuple(_open(folder) for folder in folders)
     first = updates[0]
     names = tuple((layer.name, layer.num_experts) for layer in layout.layers)
     for update in updates:
@@ -63,8 +81,6 @@ def open_updates(
             )
         if tuple((layer.name, layer.num_experts) for layer in manifest.layers) != names:
             raise DataError(f"{folder / MANIFEST_NAME}: its layers are not those of {base.folder}")
-        if set(manifest.files) != set(update.checkpoint.headers):
-            raise DataError(f"{folder / MANIFEST_NAME} does not list the tensor files of {folder}")
         _check_tensors(update, base, layout)
     _check_claims(updates)
     return updates
@@ -109,35 +125,74 @@ def _check_tensors(update: Update, base: Checkpoint, layout: StoredLayout) -> No
         raise DataError(f"{update.checkpoint.folder} lacks tensor {name} of an expert it owns")
 
 
-def verify_update(update: Update, progress: Progress) -> None:
-    """Read all bytes of an update once.
+class FileCheck:
+    """Checks the content of an update's tensor file: its hash, and that every value is finite.
 
-    Raises:
-        DataError: a file is not the one that the manifest lists.
-        UpdateRefusedError: a value is not finite.
+    While tensors are read in the order of their bytes, by whoever needs them, they are checked on
+    the way; `finish` reads what is left. Threads may read at the same time.
     """
-    checkpoint = update.checkpoint
-    for file_name, tensors in checkpoint.files.items():
-        header = checkpoint.headers[file_name]
-        digest = hashlib.sha256(header)
-        progress(len(header))
-        for tensor in tensors:
-            for chunk in tensor.bytes_range.read():
-                digest.update(chunk)
-                progress(len(chunk))
-                if not _finite(chunk, tensor.dtype):
-                    raise UpdateRefusedError(
-                        f"update of cluster {update.manifest.cluster}: tensor {tensor.name} holds "
-                        "a value that is not finite"
-                    )
-        if digest.hexdigest() != update.manifest.files[file_name]:
-            raise DataError(
-                f"{checkpoint.folder / file_name} is not the file that {MANIFEST_NAME} lists: it "
-                "was changed or damaged after it was written"
+
+    def __init__(
+        self, path: Path, header: bytes, tensors: Sequence[StoredTensor], manifest: Manifest
+    ) -> None:
+        self.progress: Progress = lambda _count: None
+        """Told of the bytes checked."""
+        self._path, self._manifest, self._left = path, manifest, deque(tensors)
+        self._digest = hashlib.sha256(header)
+        self._position = len(header)
+        self._lock = threading.Lock()
+
+    def see(self, start: int, chunk: memoryview) -> None:
+        """Take in the bytes at `start`, unless others come first.
+
+        Raises:
+            UpdateRefusedError: a value is not finite.
+        """
+        if self._lock.acquire(blocking=False):
+            try:
+                if start == self._position:
+                    self._take(chunk)
+            finally:
+                self._lock.release()
+
+    def _take(self, chunk: memoryview) -> None:
+        self._digest.update(chunk)
+        self._position += len(chunk)
+        while self._left[0].start + self._left[0].num_bytes < self._position:
+            self._left.popleft()
+        tensor = self._left[0]
+        if not _finite(chunk, tensor.dtype):
+            raise UpdateRefusedError(
+                f"update of cluster {self._manifest.cluster}: tensor {tensor.name} holds a value "
+                "that is not finite"
             )
+        self.progress(len(chunk))
+
+    def finish(self) -> None:
+        """Read what is left, and compare the file's hash with the manifest's.
+
+        Raises:
+            DataError: the file is not the one that the manifest lists.
+            UpdateRefusedError: a value is not finite.
+        """
+        with self._lock:
+            for tensor in list(self._left):
+                start = max(tensor.start, self._position)
+                rest = tensor.start + tensor.num_bytes - start
+                for chunk in ByteRange(self._path, start, rest).read():
+                    self._take(chunk)
+        if self._digest.hexdigest() != self._manifest.files[self._path.name]:
+            raise DataError(
+                f"{self._path} is not the file that {MANIFEST_NAME} lists: it was changed or "
+                "damaged after it was written"
+            )
+
+
+def check_statistics(update: Update) -> None:
+    """Raise DataError unless the domain statistics are those that the manifest lists."""
     expected = update.manifest.statistics_sha256
     if expected is not None:
-        path = checkpoint.folder / STATISTICS_NAME
+        path = update.checkpoint.folder / STATISTICS_NAME
         if not path.is_file() or sha256_of_file(path) != expected:
             raise DataError(f"{path} is not the file that {MANIFEST_NAME} lists")
 

@@ -1,4 +1,12 @@
-"""Link budgets of 3GPP's satellite study, and services known by their throughput only."""
+"""Link budgets of 3GPP's satellite study, and services known by their throughput only.
+
+The study, TR 38.821 V16.0.0, was not read itself. Its tables are taken from public transcriptions:
+the parameters of satellites and terminals (tables 6.1.1.1-1 and -3, set 1) from the calibration
+script of QuaDRiGa (github.com/fraunhoferhhi/QuaDRiGa, tutorials/calib_3GPP_38821_ntn.m) and the
+defaults of NetSim (tetcos.com, 5G NTN, "Link budget"); the losses and results (table 6.1.3.3-1,
+cases 6 and 9) from simulators that quote its rows, and from the tests of OpenNTN
+(github.com/ant-uni-bremen/OpenNTN, tests/Link_Budget_test.py).
+"""
 
 from __future__ import annotations
 
@@ -12,8 +20,8 @@ _NR = ShannonConfig(gap_dB=3.0, min_bits_per_symbol=0.2344, max_bits_per_symbol=
 def _handheld(satellite_dBW_MHz: float) -> BudgetConfig:
     """Return the S-band handheld: 23 dBm into 0 dBi, noise figure 7 dB, antenna at 290 K.
 
-    Source: 3GPP TR 38.821 V16.0.0, tables 6.1.1.1-1 (satellite, set 1), 6.1.1.1-3 (terminal) and
-    6.1.3.2-1 (losses at 30 degrees: 0.1 dB of gas, 2.2 dB of scintillation, 3 dB of shadowing).
+    Losses at 30 degrees: 0.1 dB of gas, 2.2 dB of scintillation, 3 dB of shadowing. The table says
+    0.4 MHz up; its result follows from two NR resource blocks, 0.36 MHz.
     """
     return BudgetConfig(
         uplink=CarrierConfig(
@@ -41,7 +49,8 @@ def _handheld(satellite_dBW_MHz: float) -> BudgetConfig:
 def _vsat(satellite_dBW_MHz: float) -> BudgetConfig:
     """Return the Ka-band VSAT: 33 dBm into 43.2 dBi (60 cm), G/T 15.9 dB/K.
 
-    Source: as above; losses at 30 degrees: 0.5 dB of gas, 0.3 dB of scintillation.
+    That is 39.7 dBi, noise figure 1.2 dB, antenna at 150 K. Losses at 30 degrees: 0.5 dB of gas,
+    0.3 dB of scintillation.
     """
     return BudgetConfig(
         uplink=CarrierConfig(
@@ -69,9 +78,10 @@ LINK_PRESETS: dict[LinkPreset, LinkConfig] = {
     LinkPreset.HANDHELD_LEO1200: LinkConfig(budget=_handheld(40.0)),
     LinkPreset.VSAT_LEO600: LinkConfig(budget=_vsat(4.0)),
     LinkPreset.VSAT_LEO1200: LinkConfig(budget=_vsat(10.0)),
-    # Iridium Certus 700 data sheet: at most 352 kb/s up and 704 kb/s down.
+    # The highest rates of the service as resellers and integrators repeat them from Iridium.
     LinkPreset.IRIDIUM_CERTUS_700: LinkConfig(uplink_bps=352e3, downlink_bps=704e3),
-    # Ookla Speedtest Intelligence: median of Starlink in the United States, 2025.
+    # Ookla, "2025 Global Satellite Broadband Performance Report": 117.74 down, 16.91 up, median of
+    # Starlink in the United States, as reported by Telecompetitor.
     LinkPreset.STARLINK_US_2025: LinkConfig(uplink_bps=16.9e6, downlink_bps=117.7e6),
 }
 

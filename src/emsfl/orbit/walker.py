@@ -3,7 +3,7 @@
 A delta shell i: T/P/F spreads P ascending nodes evenly over 360 degrees, a star shell over 180;
 each plane holds T/P satellites evenly spaced, and neighbouring planes are shifted along track by
 F * 360 / T degrees. Real constellations keep to this only roughly: Iridium's planes, for one, are
-31.6 degrees apart with a narrower seam, not 30.
+31.6 degrees apart with a seam of 22 (W. Nissen, SeeSat-L, November 1998), not 30.
 
 Source: J. G. Walker, "Satellite constellations", J. British Interplanetary Society 37 (1984).
 """
@@ -34,18 +34,24 @@ def _shell(
     )
 
 
-# Where a source gives planes, satellites per plane, altitude and inclination but no phasing, F is
-# 1 here; it moves satellites along their planes and hardly changes how often a site is in contact.
+# Planes, satellites per plane, altitude and inclination are the sources'. None of them gives a whole
+# F but Iridium's and Galileo's: elsewhere F = 1 is this project's choice; it moves satellites along
+# their planes and hardly changes how often a site is in contact.
 PRESETS: dict[Preset, tuple[WalkerConfig, ...]] = {
-    # "Iridium Constellation LLC", FCC SAT-MOD-20131227-00148; notation 86.4: 66/6/2 in
-    # J. R. Wertz et al., "Space Mission Engineering: The New SMAD" (2011), section 10.6.
+    # FCC SAT-MOD-20131227-00148, engineering statement (not read itself; public quotations agree):
+    # 6 planes of 11, 780 km, 86.4 deg. As 66/6/2 in the documentation of the package brahe.
     Preset.IRIDIUM: (_shell("star", 6, 11, 2, 780, 86.4),),
-    # F. J. Dietrich et al., "The Globalstar cellular satellite system", IEEE Trans. Antennas and
-    # Propagation 46(6), 1998: 52: 48/8/1.
+    # The first generation, 48 satellites; the second has 24. Altitude: globalstar.com, "Second-
+    # generation satellite constellation". 8 planes of 6 in a delta: "Globalstar: a low-Earth orbit
+    # communication satellite", NASA NTRS, 1992 (abstract). 52 deg: launch reports.
     Preset.GLOBALSTAR: (_shell("delta", 8, 6, 1, 1414, 52.0),),
-    # WorldVu Satellites (OneWeb), order FCC 17-77 (2017), paragraph 2: 18 planes of 40.
-    Preset.ONEWEB: (_shell("star", 18, 40, 1, 1200, 87.9),),
-    # SpaceX, order FCC 21-48 (2021), SAT-MOD-20200417-00037.
+    # The 588 satellites of the first phase: 12 planes of 49 at about 1,200 km (kusat.com/OneWeb,
+    # "Resources": planes 15.2 deg apart), 87.9 deg (FCC SAT-MPL-20200526-00062, attachment B).
+    # The filing of 2016 had 18 planes of 40 (FCC DA 22-970, paragraph 2).
+    Preset.ONEWEB: (_shell("star", 12, 49, 1, 1200, 87.9),),
+    # SpaceX's filing SAT-MOD-20200417-00037, authorised by FCC 21-48 (2021): J. McDowell,
+    # planet4589.org/astro/starsim/con.html, model II, and Astronomy & Astrophysics 657, A75 (2022),
+    # table 1. Its polar planes are spread less evenly than here.
     Preset.STARLINK_GEN1: (
         _shell("delta", 72, 22, 1, 550, 53.0),
         _shell("delta", 72, 22, 1, 540, 53.2),
@@ -53,14 +59,16 @@ PRESETS: dict[Preset, tuple[WalkerConfig, ...]] = {
         _shell("delta", 6, 58, 1, 560, 97.6),
         _shell("delta", 4, 43, 1, 560, 97.6),
     ),
-    # Kuiper Systems, order FCC 20-102 (2020), SAT-LOA-20190704-00057.
+    # Kuiper Systems, SAT-LOA-20190704-00057, authorised by FCC 20-102 (2020): table 1 of the same
+    # article; inclinations as in the constellation files of Hypatia and LEOCraft.
     Preset.KUIPER: (
         _shell("delta", 34, 34, 1, 630, 51.9),
         _shell("delta", 36, 36, 1, 610, 42.0),
         _shell("delta", 28, 28, 1, 590, 33.0),
     ),
-    # Galileo OS Service Definition Document (2023), section 2.2: Walker 24/3/1, 29,600 km, 56 deg.
-    Preset.GALILEO: (_shell("delta", 3, 8, 1, 29_600.318 - WGS72_RADIUS_KM, 56.0),),
+    # Galileo OS Service Definition Document, issue 1.1, table 1: 24/3/1, semi-major axis
+    # 29,599.801 km, 56 deg; as transcribed in github.com/ashfordeOU/kshana.
+    Preset.GALILEO: (_shell("delta", 3, 8, 1, 29_599.801 - WGS72_RADIUS_KM, 56.0),),
 }
 
 

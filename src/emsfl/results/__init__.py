@@ -19,7 +19,7 @@ from emsfl.results.schema import (
     TimeToTarget,
 )
 from emsfl.results.summary import SeedRecord, build_result
-from emsfl.results.tables import print_result, table_console
+from emsfl.results.tables import print_result, print_tables, sweep_table, table_console
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -42,9 +42,11 @@ __all__ = [
     "method_label",
     "print_comparison",
     "print_result",
+    "print_tables",
     "read_checkpoint",
     "read_runs",
     "render_report",
+    "sweep_table",
     "table_console",
     "write_checkpoint",
     "write_report",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from emsfl.results.labels import EMS_FL, MethodStyle, domain_label, is_ablation, method_styles
+from emsfl.results.metric import Metric, metric_of
 from emsfl.results.schema import CurvePoint, MethodResult, RunResult
 from emsfl.results.wording import BYTES_PER_MB, SECONDS_PER_HOUR
 
@@ -23,21 +24,22 @@ _UPLOAD_OFFSET = 0.28
 """How far above its cluster's contacts an upload is drawn; clusters are 1 apart."""
 
 
-def accuracy_over_time(result: RunResult) -> Chart:
-    """Draw the merged model's accuracy against virtual time."""
+def quality_over_time(result: RunResult) -> Chart:
+    """Draw how good the merged model is against virtual time."""
     chart = _curves(result, lambda point: point.time_s / SECONDS_PER_HOUR, "virtual time, h", "h")
     chart["layout"]["xaxis"]["dtick"] = _hour_step(result)
     return chart
 
 
-def accuracy_over_bytes(result: RunResult) -> Chart:
-    """Draw the merged model's accuracy against bytes uploaded, both meant over seeds at a time."""
+def quality_over_bytes(result: RunResult) -> Chart:
+    """Draw how good the merged model is against bytes uploaded, both meant over seeds at a time."""
     return _curves(result, lambda point: point.uploaded_bytes / BYTES_PER_MB, "uploaded, MB", "MB")
 
 
-def accuracy_by_domain(result: RunResult) -> Chart:
-    """Draw bars of the merged model's final accuracy per domain, grouped by domain."""
+def quality_by_domain(result: RunResult) -> Chart:
+    """Draw bars of how good the merged model ends per domain, grouped by domain."""
     styles = method_styles(list(result.methods))
+    metric = metric_of(result)
     traces = []
     for name, method in result.methods.items():
         values = method.accuracy_by_domain
@@ -47,20 +49,20 @@ def accuracy_by_domain(result: RunResult) -> Chart:
             "name": method.label,
             "meta": name,
             "x": [domain_label(domain).replace(" ", "<br>") for domain in values],
-            "y": [100 * spread.mean for spread in values.values()],
+            "y": [metric.scale * spread.mean for spread in values.values()],
             "marker": {"color": f"${name}", "line": {"width": 0}, "pattern": pattern},
-            "hovertemplate": f"{styles[name].label} %{{y:.1f}} %<extra></extra>",
+            "hovertemplate": f"{styles[name].label} {_shown(metric)}<extra></extra>",
         }
         if len(result.seeds) > 1:
             trace["error_y"] = {
                 "type": "data",
-                "array": [100 * spread.std for spread in values.values()],
+                "array": [metric.scale * spread.std for spread in values.values()],
                 "color": "$muted",
                 "thickness": 1.2,
                 "width": 0,
             }
         traces.append(trace)
-    layout = _layout("", "accuracy, %")
+    layout = _layout("", metric.axis_title)
     layout |= {"barmode": "group", "bargap": 0.22, "bargroupgap": 0.06}
     layout["yaxis"]["rangemode"] = "tozero"
     layout["margin"]["b"] = 28
@@ -170,6 +172,7 @@ def _curves(
     result: RunResult, x_of: Callable[[CurvePoint], float], x_title: str, x_unit: str
 ) -> Chart:
     styles = method_styles(list(result.methods))
+    metric = metric_of(result)
     bands: list[Chart] = []
     lines: list[Chart] = []
     # EMS-FL comes last in the drawing order, so that no other line covers it.
@@ -177,12 +180,12 @@ def _curves(
         method = result.methods[name]
         xs = _over_seeds(method, x_of, _mean)
         if len(result.seeds) > 1:
-            bands.append(_band(name, method, xs))
-        lines.append(_line(name, method, xs, styles[name], x_unit))
-    layout = _layout(x_title, "accuracy of the merged model, %")
+            bands.append(_band(name, method, xs, metric))
+        lines.append(_line(name, method, xs, styles[name], x_unit, metric))
+    layout = _layout(x_title, f"merged model: {metric.axis_title}")
     layout["xaxis"]["rangemode"] = "tozero"
     if result.target_accuracy is not None:
-        target = 100 * _mean(result.target_accuracy)
+        target = metric.scale * _mean(result.target_accuracy)
         layout["shapes"] = [
             {
                 "type": "line",
@@ -199,9 +202,14 @@ def _curves(
 
 
 def _line(
-    name: str, method: MethodResult, xs: list[float], style: MethodStyle, x_unit: str
+    name: str,
+    method: MethodResult,
+    xs: list[float],
+    style: MethodStyle,
+    x_unit: str,
+    metric: Metric,
 ) -> Chart:
-    ys = _over_seeds(method, _accuracy, _mean)
+    ys = _over_seeds(method, _shown_value(metric), _mean)
     ablation = is_ablation(name)
     return {
         "type": "scatter",
@@ -221,14 +229,14 @@ def _line(
             "size": 6 if ablation else 8,
             "maxdisplayed": _NUM_MARKERS,
         },
-        "hovertemplate": f"{method.label} %{{y:.1f}} % at %{{x:.3~g}} {x_unit}<extra></extra>",
+        "hovertemplate": f"{method.label} {_shown(metric)} at %{{x:.3~g}} {x_unit}<extra></extra>",
     }
 
 
-def _band(name: str, method: MethodResult, xs: list[float]) -> Chart:
+def _band(name: str, method: MethodResult, xs: list[float], metric: Metric) -> Chart:
     """Fill the space between the lowest and the highest seed."""
-    low = _over_seeds(method, _accuracy, min)
-    high = _over_seeds(method, _accuracy, max)
+    low = _over_seeds(method, _shown_value(metric), min)
+    high = _over_seeds(method, _shown_value(metric), max)
     return {
         "type": "scatter",
         "mode": "none",
@@ -252,8 +260,13 @@ def _over_seeds(
     ]
 
 
-def _accuracy(point: CurvePoint) -> float:
-    return 100 * point.accuracy
+def _shown_value(metric: Metric) -> Callable[[CurvePoint], float]:
+    return lambda point: metric.scale * point.accuracy
+
+
+def _shown(metric: Metric) -> str:
+    """Return how a hover text shows the value."""
+    return metric.with_unit(f"%{{y:.{metric.num_digits}f}}")
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from emsfl.errors import RunFolderError
+from emsfl.results.metric import metric_of
 from emsfl.results.paired import Difference, paired_difference
 from emsfl.results.run_folder import RunFolder
 from emsfl.results.schema import RunResult
@@ -20,12 +21,8 @@ from emsfl.results.wording import (
     MISSING,
     amount,
     compute_unit,
-    evidence,
     hours_to_target,
     listing,
-    percent,
-    percent_spread,
-    points,
 )
 
 _MAX_NAMED_KEYS = 6
@@ -138,11 +135,16 @@ def _warnings(first: str, reference: RunResult, name: str, result: RunResult) ->
             f"{pair} have different seeds ({_numbers(reference.seeds)} against "
             f"{_numbers(result.seeds)}); {paired}"
         )
+    if reference.metric != result.metric:
+        warnings.append(
+            f"{pair} are judged by {metric_of(reference).title} and {metric_of(result).title}; "
+            "no differences are shown"
+        )
     ours, theirs = reference.provenance, result.provenance
     if ours.plan_hash != theirs.plan_hash:
         warnings.append(f"{pair} follow different contact plans; times and bytes are not alike")
     if ours.data_hash != theirs.data_hash:
-        warnings.append(f"{pair} use different data; their accuracies measure different things")
+        warnings.append(f"{pair} use different data; their final values measure different things")
     seeds = [str(seed) for seed in _common_seeds(reference, result)]
     if any(ours.model_hash.get(seed) != theirs.model_hash.get(seed) for seed in seeds):
         warnings.append(f"{pair} start from different pre-trained models")
@@ -183,7 +185,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
 def _paired(reference: RunResult, name: str, result: RunResult) -> list[MethodDifference]:
     common = _common_seeds(reference, result)
     shared = [method for method in reference.methods if method in result.methods]
-    if not common:
+    if not common or reference.metric != result.metric:
         return []
     return [
         MethodDifference(
@@ -225,7 +227,7 @@ def _rows(comparison: Comparison) -> TextTable:
                     run,
                     method.label,
                     str(len(result.seeds)),
-                    percent_spread(method.final_accuracy),
+                    metric_of(result).spread(method.final_accuracy),
                     hours_to_target(method.time_to_target_s) if result.target_accuracy else MISSING,
                     MISSING if ratio is None else f"{ratio:.2f}",
                     amount(method.uploaded_bytes.mean / BYTES_PER_MB),
@@ -243,7 +245,7 @@ def _rows(comparison: Comparison) -> TextTable:
             "run",
             "method",
             "seeds",
-            "merged, %",
+            "merged model",
             "hours to target",
             "of FedAvg's time",
             "upload MB",
@@ -260,20 +262,23 @@ def _target(result: RunResult) -> str:
     form = better_fedavg_of(result)
     assert form is not None
     final = result.methods[form].final_accuracy
-    return f"{result.methods[form].label} {percent(final.mean)} %"
+    metric = metric_of(result)
+    return f"{result.methods[form].label} {metric.with_unit(metric.value(final.mean))}"
 
 
 def _differences(comparison: Comparison) -> TextTable:
+    metric = metric_of(comparison.results[0])
     return TextTable(
-        title=f"Final accuracy against {comparison.runs[0]}, points, paired by seed",
+        title=f"Final {metric.title} against {comparison.runs[0]}, {metric.difference_unit}, "
+        "paired by seed",
         columns=("run", "method", "seeds", "difference", "evidence"),
         rows=tuple(
             (
                 item.run,
                 item.label,
                 ", ".join(str(seed) for seed in item.seeds),
-                points(item.difference.mean),
-                evidence(item.difference),
+                metric.gain(item.difference.mean),
+                metric.evidence(item.difference),
             )
             for item in comparison.differences
         ),
@@ -287,6 +292,7 @@ def _plain(result: RunResult) -> dict[str, Any]:
     return {
         name: {
             "label": method.label,
+            "metric": result.metric,
             "final_accuracy": method.final_accuracy.model_dump(),
             "time_to_target_s": method.time_to_target_s.model_dump(),
             "time_ratio": time_ratio(result, name),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from emsfl.results.labels import EMS_FL, FEDAVG_FORMS, is_ablation
-from emsfl.results.paired import MIN_SEEDS_FOR_INTERVAL, Difference, paired_difference
+from emsfl.results.metric import Metric, metric_of
+from emsfl.results.paired import MIN_SEEDS_FOR_INTERVAL, Difference
 from emsfl.results.schema import Assignment, MethodResult, RunResult
 from emsfl.results.tables import better_fedavg_of, time_ratio
 from emsfl.results.wording import (
@@ -13,13 +14,12 @@ from emsfl.results.wording import (
     SECONDS_PER_HOUR,
     amount,
     count,
-    evidence,
     hours,
     listing,
     percent,
-    percent_spread,
-    points,
 )
+
+_EXTREME = {True: "highest", False: "lowest"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def key_findings(result: RunResult) -> list[Finding]:
     if EMS_FL not in result.methods:
         return [*_ranking(result), *_refused(result)]
     return [
-        *_accuracy(result),
+        *_quality(result),
         *_speed(result),
         *_traffic(result),
         *_work(result),
@@ -59,10 +59,11 @@ def headline_figures(result: RunResult) -> list[Figure]:
     """Return up to four numbers that sum the run up; EMS-FL's where it ran."""
     name = EMS_FL if EMS_FL in result.methods else _best(result)
     method = result.methods[name]
+    metric = metric_of(result)
     figures = [
         Figure(
-            value=percent(method.final_accuracy.mean),
-            unit="%",
+            value=metric.value(method.final_accuracy.mean),
+            unit=metric.unit or metric.title,
             caption=f"{method.label}, merged model at the end",
         )
     ]
@@ -72,9 +73,10 @@ def headline_figures(result: RunResult) -> list[Figure]:
     fedavg = result.methods[form]
     figures.append(
         Figure(
-            value=points(_difference(method, fedavg).mean),
-            unit="points",
-            caption=f"against {_named(result, form)}",
+            value=metric.gain(metric.lead(method.final_accuracy, fedavg.final_accuracy).mean),
+            unit=metric.difference_unit,
+            caption=f"against {_named(result, form)}"
+            + ("" if metric.higher_is_better else " (+: better)"),
         )
     )
     ratio = time_ratio(result, name)
@@ -83,13 +85,13 @@ def headline_figures(result: RunResult) -> list[Figure]:
             Figure(
                 value=f"{ratio:.2f}",
                 unit="×",
-                caption=f"the time of {fedavg.label} to its own final accuracy",
+                caption=f"the time of {fedavg.label} to its own final {metric.title}",
             )
         )
     else:
         times = method.time_to_target_s.per_seed
         reached = f"{sum(time is not None for time in times)} of {len(times)}"
-        caption = f"seeds reached the final accuracy of {fedavg.label}"
+        caption = f"seeds reached the final {metric.title} of {fedavg.label}"
         figures.append(Figure(value=reached, unit="", caption=caption))
     own, theirs = method.upload_bytes_per_contact.mean, fedavg.upload_bytes_per_contact.mean
     if own and theirs:
@@ -104,31 +106,26 @@ def headline_figures(result: RunResult) -> list[Figure]:
     return figures
 
 
-def _difference(first: MethodResult, second: MethodResult) -> Difference:
-    return paired_difference(first.final_accuracy.per_seed, second.final_accuracy.per_seed)
-
-
 def _best(result: RunResult) -> str:
-    """Return the method that ends highest, ablations aside unless there is nothing else."""
+    """Return the method that ends best, ablations aside unless there is nothing else."""
     whole = [name for name in result.methods if not is_ablation(name)]
     names = whole or list(result.methods)
-    return max(names, key=lambda name: result.methods[name].final_accuracy.mean)
+    finals = [result.methods[name].final_accuracy.mean for name in names]
+    return names[metric_of(result).best(finals)]
 
 
-def _against(difference: Difference, rival: str) -> str:
-    shown = points(difference.mean)
-    if shown == "0.0":
-        return f"level with {rival} ({evidence(difference)})"
-    side = "above" if difference.mean > 0 else "below"
-    return f"{shown.strip('+−')} points {side} {rival} ({evidence(difference)})"
+def _against(metric: Metric, lead: Difference, rival: str) -> str:
+    return f"{metric.standing(lead.mean, rival)} ({metric.evidence(lead)})"
 
 
-def _accuracy(result: RunResult) -> list[Finding]:
+def _quality(result: RunResult) -> list[Finding]:
+    metric = metric_of(result)
     ems = result.methods[EMS_FL]
     pretrained = sum(result.initial_accuracy) / len(result.seeds)
     text = (
-        f"The pre-trained model has {percent(pretrained)} %; EMS-FL's merged model starts at "
-        f"{percent(_mean_curve(ems)[0])} % and ends at {percent_spread(ems.final_accuracy)} %"
+        f"The pre-trained model has {metric.with_unit(metric.value(pretrained))}; EMS-FL's merged "
+        f"model starts at {metric.with_unit(metric.value(_mean_curve(ems)[0]))} and ends at "
+        f"{metric.with_unit(metric.spread(ems.final_accuracy))}"
     )
     form = better_fedavg_of(result)
     rivals = [
@@ -140,21 +137,22 @@ def _accuracy(result: RunResult) -> list[Finding]:
     rivals.sort(key=lambda name: name != form)
     compared = [
         _against(
-            _difference(ems, result.methods[name]),
+            metric,
+            metric.lead(ems.final_accuracy, result.methods[name].final_accuracy),
             _named(result, name),
         )
         for name in rivals
     ]
     text += f": {'; '.join(compared)}." if compared else "."
-    findings = [Finding(topic="Accuracy", text=text + _caution(result))]
+    findings = [Finding(topic=metric.title.capitalize(), text=text + _caution(result))]
     best = _best(result)
     if best != EMS_FL:
         others = result.methods[best]
         findings.append(
             Finding(
                 topic="Best method",
-                text=f"{others.label} ends highest here, at "
-                f"{percent_spread(others.final_accuracy)} %, not EMS-FL.",
+                text=f"{others.label} ends {_EXTREME[metric.higher_is_better]} here, at "
+                f"{metric.with_unit(metric.spread(others.final_accuracy))}, not EMS-FL.",
             )
         )
     return findings
@@ -173,7 +171,8 @@ def _speed(result: RunResult) -> list[Finding]:
     if form is None:
         return []
     ems, fedavg = result.methods[EMS_FL], result.methods[form]
-    goal = f"the final accuracy of {fedavg.label}"
+    metric = metric_of(result)
+    goal = f"the final {metric.title} of {fedavg.label}"
     ratio = time_ratio(result, EMS_FL)
     own, theirs = ems.time_to_target_s, fedavg.time_to_target_s
     if own.mean is not None and theirs.mean is not None and ratio is not None:
@@ -193,7 +192,7 @@ def _speed(result: RunResult) -> list[Finding]:
                 f"EMS-FL reaches {goal} with {num_reached} of {len(own.per_seed)} seeds, "
                 "so no mean time is given."
             )
-    behind_h = _behind_until_h(ems, fedavg)
+    behind_h = _behind_until_h(ems, fedavg, metric)
     if behind_h is not None:
         text += f" On the mean curve it last lies behind {fedavg.label} at {behind_h:.1f} h."
     return [Finding(topic="Time", text=text)]
@@ -243,40 +242,45 @@ def _submodels(result: RunResult) -> list[Finding]:
     own = result.methods[EMS_FL].submodel_accuracy
     if not own:
         return []
+    metric = metric_of(result)
     mean = sum(values.mean for values in own.values()) / len(own)
-    worst = min(own, key=lambda cluster: own[cluster].mean)
+    pick = min if metric.higher_is_better else max
+    worst = pick(own, key=lambda cluster: own[cluster].mean)
     return [
         Finding(
             topic="Sub-models",
-            text=f"On its own domain a cluster's sub-model reaches {percent(mean)} % on average; "
-            f"the weakest is {worst} with {percent(own[worst].mean)} %.",
+            text="On its own domain a cluster's sub-model reaches "
+            f"{metric.with_unit(metric.value(mean))} on average; "
+            f"the weakest is {worst} with {metric.with_unit(metric.value(own[worst].mean))}.",
         )
     ]
 
 
 def _parts(result: RunResult) -> list[Finding]:
     """Say what each ablation costs: what EMS-FL's parts are worth."""
+    metric = metric_of(result)
     ems = result.methods[EMS_FL]
     ablations = {
-        method.label: _difference(method, ems)
+        method.label: metric.lead(method.final_accuracy, ems.final_accuracy)
         for name, method in result.methods.items()
         if is_ablation(name)
     }
     if not ablations:
         return []
-    ends = [f"{label} {_offset(difference)}" for label, difference in ablations.items()]
+    ends = [f"{label} {_offset(metric, lead)}" for label, lead in ablations.items()]
     text = f"Against the whole method, {listing(ends)}."
-    unsettled = [label for label, difference in ablations.items() if not difference.settled]
+    unsettled = [label for label, lead in ablations.items() if not lead.settled]
     if unsettled and len(result.seeds) >= MIN_SEEDS_FOR_INTERVAL:
         text += f" The seeds do not settle the sign for {listing(unsettled)}."
     return [Finding(topic="Ablations", text=text + _caution(result))]
 
 
-def _offset(difference: Difference) -> str:
-    shown = points(difference.mean)
-    if shown == "0.0":
+def _offset(metric: Metric, lead: Difference) -> str:
+    shown = metric.value(abs(lead.mean))
+    if float(shown) == 0:
         return "ends level"
-    return f"ends {shown.strip('+−')} points {'higher' if difference.mean > 0 else 'lower'}"
+    words = ("higher", "lower") if metric.higher_is_better else ("better", "worse")
+    return f"ends {shown} {metric.difference_unit} {words[lead.mean < 0]}"
 
 
 def _caution(result: RunResult) -> str:
@@ -288,20 +292,20 @@ def _caution(result: RunResult) -> str:
 
 
 def _mean_curve(method: MethodResult) -> list[float]:
-    """Return the accuracy at every time of the grid, meant over the seeds."""
+    """Return the metric at every time of the grid, meant over the seeds."""
     return [
         sum(point.accuracy for point in points) / len(points)
         for points in zip(*method.curve, strict=True)
     ]
 
 
-def _behind_until_h(first: MethodResult, second: MethodResult) -> float | None:
-    """Return the last hour of the grid at which `first` is the lower mean; None if never.
+def _behind_until_h(first: MethodResult, second: MethodResult, metric: Metric) -> float | None:
+    """Return the last hour of the grid at which `first` has the worse mean; None if never.
 
-    None also where it is the lower at the end, which is said elsewhere.
+    None also where it is the worse at the end, which is said elsewhere.
     """
     own, other = _mean_curve(first), _mean_curve(second)
-    behind = [position for position in range(len(own)) if own[position] < other[position]]
+    behind = [at for at in range(len(own)) if metric.is_better(other[at], than=own[at])]
     if not behind or behind[-1] == len(own) - 1:
         return None
     return first.curve[0][behind[-1]].time_s / SECONDS_PER_HOUR
@@ -343,7 +347,18 @@ def _refused(result: RunResult) -> list[Finding]:
 
 
 def _ranking(result: RunResult) -> list[Finding]:
-    order = sorted(result.methods.values(), key=lambda method: -method.final_accuracy.mean)
-    ranked = [f"{method.label} {percent_spread(method.final_accuracy)} %" for method in order]
-    text = f"EMS-FL is not part of this run. From the highest final accuracy: {', '.join(ranked)}."
-    return [Finding(topic="Accuracy", text=text)]
+    metric = metric_of(result)
+    order = sorted(
+        result.methods.values(),
+        key=lambda method: method.final_accuracy.mean,
+        reverse=metric.higher_is_better,
+    )
+    ranked = [
+        f"{method.label} {metric.with_unit(metric.spread(method.final_accuracy))}"
+        for method in order
+    ]
+    text = (
+        f"EMS-FL is not part of this run. From the {_EXTREME[metric.higher_is_better]} final "
+        f"{metric.title}: {', '.join(ranked)}."
+    )
+    return [Finding(topic=metric.title.capitalize(), text=text)]

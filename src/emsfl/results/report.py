@@ -18,23 +18,24 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from emsfl.files import write_text
 from emsfl.results.charts import (
-    accuracy_by_domain,
-    accuracy_over_bytes,
-    accuracy_over_time,
     contact_timeline,
     end_h,
+    quality_by_domain,
+    quality_over_bytes,
+    quality_over_time,
     uploading_methods,
 )
 from emsfl.results.findings import chance_mass, headline_figures, key_findings
 from emsfl.results.labels import CLUSTER_COLOURS, is_ablation, method_styles
+from emsfl.results.metric import metric_of
 from emsfl.results.run_folder import RunFolder
 from emsfl.results.schema import Assignment, RunResult
 from emsfl.results.tables import (
     TextTable,
-    accuracy_table,
     contact_table,
     cost_table,
     lead_table,
+    quality_table,
     target_note,
     traffic_table,
 )
@@ -45,7 +46,6 @@ from emsfl.results.wording import (
     duration,
     hours,
     percent,
-    percent_spread,
 )
 
 _BAND_OPACITY = 0.16
@@ -88,9 +88,9 @@ def render_report(result: RunResult) -> str:
         lstrip_blocks=True,
     )
     charts = {
-        "time": accuracy_over_time(result),
-        "bytes": accuracy_over_bytes(result),
-        "domains": accuracy_by_domain(result),
+        "time": quality_over_time(result),
+        "bytes": quality_over_bytes(result),
+        "domains": quality_by_domain(result),
         "contacts": contact_timeline(result),
     }
     return environment.get_template("report.html.j2").render(
@@ -99,7 +99,8 @@ def render_report(result: RunResult) -> str:
         figures=headline_figures(result),
         findings=key_findings(result),
         methods=_methods(result),
-        accuracy=accuracy_table(result),
+        quality=quality_table(result),
+        metric=metric_of(result),
         cost=cost_table(result),
         traffic=traffic_table(result),
         lead=lead_table(result),
@@ -123,18 +124,19 @@ def render_report(result: RunResult) -> str:
 
 
 def curve_table(result: RunResult) -> TextTable:
-    """Return the curves as numbers: accuracy and megabytes per method at every time."""
+    """Return the curves as numbers: the metric and megabytes per method at every time."""
+    metric = metric_of(result)
     rows = []
     for position, point in enumerate(next(iter(result.methods.values())).curve[0]):
         cells = [hours(point.time_s)]
         for method in result.methods.values():
             points = [curve[position] for curve in method.curve]
-            accuracy = sum(p.accuracy for p in points) / len(points)
+            value = sum(p.accuracy for p in points) / len(points)
             uploaded = sum(p.uploaded_bytes for p in points) / len(points)
-            cells.append(f"{percent(accuracy)} / {amount(uploaded / BYTES_PER_MB)}")
+            cells.append(f"{metric.value(value)} / {amount(uploaded / BYTES_PER_MB)}")
         rows.append(tuple(cells))
     return TextTable(
-        title="Accuracy, % / uploaded, MB, means over the seeds",
+        title=f"{metric.axis_title.capitalize()} / uploaded, MB, means over the seeds",
         columns=("time, h", *(method.label for method in result.methods.values())),
         rows=tuple(rows),
     )
@@ -142,16 +144,17 @@ def curve_table(result: RunResult) -> TextTable:
 
 def submodel_table(result: RunResult) -> TextTable:
     """Return every cluster's own model on its own domain, for the methods that have such models."""
+    metric = metric_of(result)
     owners = {name: method for name, method in result.methods.items() if method.submodel_accuracy}
     clusters = list(dict.fromkeys(c for m in owners.values() for c in m.submodel_accuracy))
     return TextTable(
-        title="Sub-models on their own domain, %",
+        title=f"Sub-models on their own domain: {metric.axis_title}",
         columns=("method", *clusters),
         rows=tuple(
             (
                 method.label,
                 *(
-                    percent_spread(method.submodel_accuracy[cluster])
+                    metric.spread(method.submodel_accuracy[cluster])
                     if cluster in method.submodel_accuracy
                     else MISSING
                     for cluster in clusters

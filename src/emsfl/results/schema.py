@@ -6,7 +6,7 @@ epoch unless the name says `wall`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -46,7 +46,7 @@ class CurvePoint(_Section):
     time_s: float
     """Virtual time."""
     accuracy: float
-    """On the union of the domains' test sets, 0 to 1."""
+    """The run's metric on the union of the domains' test sets."""
     uploaded_bytes: int
     """Bytes that had reached the satellites by then, all clusters together."""
 
@@ -159,10 +159,13 @@ class RunResult(_Section):
     """Name of the run, from its config."""
     seeds: list[int]
     """Seeds that ran; every per-seed list follows them."""
+    metric: Literal["accuracy", "bits_per_byte"] = "accuracy"
+    """What every field whose name says `accuracy` holds: shares from 0 to 1, or, for a language
+    model, bits per byte of text (lower is better)."""
     target_accuracy: list[float] | None
     """Per seed, the final accuracy of the better FedAvg form; None when no FedAvg form ran.
 
-    Better is the form with the higher mean over the seeds; per seed its own final accuracy counts.
+    Better is the form with the better mean over the seeds; per seed its own final value counts.
     """
     initial_accuracy: list[float]
     """Per seed, the pre-trained model before any tuning, on the union of test sets."""

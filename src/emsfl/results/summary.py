@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from emsfl.results.labels import FEDAVG_FORMS, method_label
+from emsfl.results.metric import METRICS, Metric
 from emsfl.results.schema import (
     SCHEMA_VERSION,
     Assignment,
@@ -30,7 +31,7 @@ class SeedRecord:
     curve: Sequence[CurvePoint]
     """The merged model on the grid of virtual times, ascending; the last point is the end."""
     accuracy_by_domain: Mapping[str, float]
-    """The merged model at the end, per domain; 0 to 1."""
+    """The merged model at the end, per domain."""
     submodel_accuracy: Mapping[str, float]
     """Per cluster, its own model on its own domain at the end; empty where there is none."""
     uploaded_bytes: int
@@ -60,6 +61,7 @@ def build_result(
     contact_statistics: Sequence[ContactStatistics],
     config: Mapping[str, Any],
     provenance: Provenance,
+    metric: Literal["accuracy", "bits_per_byte"] = "accuracy",
 ) -> RunResult:
     """Summarise a finished run.
 
@@ -73,19 +75,24 @@ def build_result(
         contact_statistics: one per site.
         config: the resolved config, JSON-able.
         provenance: what made the result.
+        metric: what the models were judged by.
 
     Raises:
         ValueError: the records do not have one common grid of times, or not one per seed.
     """
     _check(seeds, records)
-    target = target_accuracy(records)
+    target = target_accuracy(records, METRICS[metric])
     return RunResult(
         schema_version=SCHEMA_VERSION,
         name=name,
         seeds=list(seeds),
+        metric=metric,
         target_accuracy=target,
         initial_accuracy=list(initial_accuracy),
-        methods={method: _method(method, runs, target) for method, runs in records.items()},
+        methods={
+            method: _method(method, runs, target, METRICS[metric])
+            for method, runs in records.items()
+        },
         assignment=dict(assignment),
         timeline=dict(timeline),
         contact_statistics=list(contact_statistics),
@@ -101,45 +108,51 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(mean=float(array.mean()), std=std, per_seed=array.tolist())
 
 
-def better_fedavg(final_accuracy: Mapping[str, Sequence[float]]) -> str | None:
+def better_fedavg(final_accuracy: Mapping[str, Sequence[float]], metric: Metric) -> str | None:
     """Return the better form of FedAvg among the methods, or None where neither ran.
 
-    Better is the higher mean of the final accuracy over the seeds, the plain form at a tie. One
+    Better is the better mean of the final metric over the seeds, the plain form at a tie. One
     form for all seeds: taking the better of two noisy numbers seed by seed would favour FedAvg.
 
     Args:
         final_accuracy: per method, one value per seed.
+        metric: says which values are better.
     """
     forms = [form for form in FEDAVG_FORMS if form in final_accuracy]
-    return max(forms, key=lambda form: float(np.mean(final_accuracy[form])), default=None)
+    if not forms:
+        return None
+    return forms[metric.best([float(np.mean(final_accuracy[form])) for form in forms])]
 
 
-def target_accuracy(records: Mapping[str, Sequence[SeedRecord]]) -> list[float] | None:
+def target_accuracy(
+    records: Mapping[str, Sequence[SeedRecord]], metric: Metric
+) -> list[float] | None:
     """Return per seed the final accuracy of the better FedAvg form, or None where none ran."""
     finals = {
         method: [record.curve[-1].accuracy for record in runs] for method, runs in records.items()
     }
-    form = better_fedavg(finals)
+    form = better_fedavg(finals, metric)
     return None if form is None else finals[form]
 
 
-def first_reached_s(curve: Sequence[CurvePoint], target: float) -> float | None:
-    """Return the first time on the grid at which the accuracy is at least `target`, else None.
+def first_reached_s(curve: Sequence[CurvePoint], target: float, metric: Metric) -> float | None:
+    """Return the first time on the grid at which the model is as good as `target`, else None.
 
     The first touch counts even where the curve falls below the target again.
     """
-    return next((point.time_s for point in curve if point.accuracy >= target), None)
+    reached = (p.time_s for p in curve if not metric.is_better(target, than=p.accuracy))
+    return next(reached, None)
 
 
 def _method(
-    method: str, runs: Sequence[SeedRecord], target: Sequence[float] | None
+    method: str, runs: Sequence[SeedRecord], target: Sequence[float] | None, metric: Metric
 ) -> MethodResult:
     return MethodResult(
         label=method_label(method),
         final_accuracy=spread([run.curve[-1].accuracy for run in runs]),
         accuracy_by_domain=_spreads([run.accuracy_by_domain for run in runs]),
         submodel_accuracy=_spreads([run.submodel_accuracy for run in runs]),
-        time_to_target_s=_time_to_target(runs, target),
+        time_to_target_s=_time_to_target(runs, target, metric),
         uploaded_bytes=spread([run.uploaded_bytes for run in runs]),
         downloaded_bytes=spread([run.downloaded_bytes for run in runs]),
         upload_bytes_per_contact=spread(
@@ -154,10 +167,14 @@ def _method(
     )
 
 
-def _time_to_target(runs: Sequence[SeedRecord], target: Sequence[float] | None) -> TimeToTarget:
+def _time_to_target(
+    runs: Sequence[SeedRecord], target: Sequence[float] | None, metric: Metric
+) -> TimeToTarget:
     if target is None:
         return TimeToTarget(mean=None, per_seed=[None] * len(runs))
-    times = [first_reached_s(run.curve, goal) for run, goal in zip(runs, target, strict=True)]
+    times = [
+        first_reached_s(run.curve, goal, metric) for run, goal in zip(runs, target, strict=True)
+    ]
     reached = [time for time in times if time is not None]
     mean = float(np.mean(reached)) if len(reached) == len(times) else None
     return TimeToTarget(mean=mean, per_seed=times)

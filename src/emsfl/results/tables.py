@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from emsfl.results.labels import EMS_FL, domain_label
-from emsfl.results.paired import paired_difference
+from emsfl.results.metric import Metric, metric_of
 from emsfl.results.schema import MethodResult, RunResult
 from emsfl.results.summary import better_fedavg
 from emsfl.results.wording import (
@@ -23,12 +23,8 @@ from emsfl.results.wording import (
     count,
     duration,
     energy_unit,
-    evidence,
     hours_to_target,
     listing,
-    percent,
-    percent_spread,
-    points,
 )
 
 PIPE_WIDTH = 100
@@ -52,7 +48,8 @@ class TextTable:
 def better_fedavg_of(result: RunResult) -> str | None:
     """Return the name of the better FedAvg form of a finished run, or None where none ran."""
     return better_fedavg(
-        {name: method.final_accuracy.per_seed for name, method in result.methods.items()}
+        {name: method.final_accuracy.per_seed for name, method in result.methods.items()},
+        metric_of(result),
     )
 
 
@@ -67,8 +64,9 @@ def time_ratio(result: RunResult, method: str) -> float | None:
     return own / theirs if own is not None and theirs else None
 
 
-def accuracy_table(result: RunResult) -> TextTable:
-    """Return the accuracy of every method: merged, per domain, and of the sub-models."""
+def quality_table(result: RunResult) -> TextTable:
+    """Return how good every method ends: merged, per domain, and its sub-models."""
+    metric = metric_of(result)
     domains = list(dict.fromkeys(d for m in result.methods.values() for d in m.accuracy_by_domain))
     rows = []
     for method in result.methods.values():
@@ -76,9 +74,9 @@ def accuracy_table(result: RunResult) -> TextTable:
         rows.append(
             (
                 method.label,
-                percent_spread(method.final_accuracy),
-                *(percent(by_domain[d].mean) if d in by_domain else MISSING for d in domains),
-                _submodels(method),
+                metric.spread(method.final_accuracy),
+                *(metric.value(by_domain[d].mean) if d in by_domain else MISSING for d in domains),
+                _submodels(method, metric),
             )
         )
     num_seeds = len(result.seeds)
@@ -87,11 +85,11 @@ def accuracy_table(result: RunResult) -> TextTable:
         f"mean ± standard deviation over {num_seeds} seeds; " if num_seeds > 1 else "one seed; "
     )
     return TextTable(
-        title="Accuracy at the end, %",
+        title=", ".join(filter(None, [f"{metric.title.capitalize()} at the end", metric.unit])),
         columns=("method", "merged model", *(domain_label(d) for d in domains), "sub-models"),
         rows=tuple(rows),
         keys=tuple(result.methods),
-        note=f"{spread}before any tuning {percent(start)}; sub-models on their own domain",
+        note=f"{spread}before any tuning {metric.value(start)}; sub-models on their own domain",
     )
 
 
@@ -137,9 +135,10 @@ def target_note(result: RunResult) -> str:
     form = better_fedavg_of(result)
     if form is None or result.target_accuracy is None:
         return "no target: no form of FedAvg ran"
-    shown = listing([percent(value) for value in result.target_accuracy])
+    metric = metric_of(result)
+    shown = metric.with_unit(listing([metric.value(value) for value in result.target_accuracy]))
     each = " (one per seed)" if len(result.target_accuracy) > 1 else ""
-    return f"target: the final accuracy of {result.methods[form].label}, {shown} %{each}"
+    return f"target: the final {metric.title} of {result.methods[form].label}, {shown}{each}"
 
 
 def traffic_table(result: RunResult) -> TextTable:
@@ -173,16 +172,54 @@ def lead_table(result: RunResult) -> TextTable | None:
     others = {name: method for name, method in result.methods.items() if name != EMS_FL}
     if ems is None or not others:
         return None
+    metric = metric_of(result)
     rows = []
     for method in others.values():
-        lead = paired_difference(ems.final_accuracy.per_seed, method.final_accuracy.per_seed)
-        rows.append((method.label, points(lead.mean), evidence(lead)))
+        lead = metric.lead(ems.final_accuracy, method.final_accuracy)
+        rows.append((method.label, metric.gain(lead.mean), metric.evidence(lead)))
     return TextTable(
-        title="EMS-FL's lead in final accuracy, points, paired by seed",
+        title=f"EMS-FL's lead in final {metric.title}, {metric.difference_unit}, paired by seed",
         columns=("over", "lead", "evidence"),
         rows=tuple(rows),
         keys=tuple(others),
         text_columns=(0, 2),
+    )
+
+
+def sweep_table(points: Sequence[tuple[Mapping[str, str], RunResult]]) -> TextTable:
+    """Return one row per point of a sweep and method.
+
+    Args:
+        points: (swept keys with their values, result); all with the same keys and metric.
+    """
+    keys = list(points[0][0])
+    metric = metric_of(points[0][1])
+    rows = []
+    for settings, result in points:
+        for method in result.methods.values():
+            curve = [point.accuracy for seed in method.curve for point in seed]
+            rows.append(
+                (
+                    *settings.values(),
+                    method.label,
+                    metric.spread(method.final_accuracy),
+                    metric.value(sum(curve) / len(curve)),
+                    hours_to_target(method.time_to_target_s) if result.target_accuracy else MISSING,
+                    amount(method.uploaded_bytes.mean / BYTES_PER_MB),
+                )
+            )
+    return TextTable(
+        title=f"{len(points)} points; {metric.axis_title}",
+        columns=(
+            *(key.rsplit(".", 1)[-1] for key in keys),
+            "method",
+            "final",
+            "mean over the run",
+            "hours to target",
+            "upload MB",
+        ),
+        rows=tuple(rows),
+        text_columns=(*range(len(keys) + 1),),
     )
 
 
@@ -232,8 +269,8 @@ def table_console() -> Console:
 
 
 def print_result(result: RunResult, console: Console) -> None:
-    """Print what a run found: the accuracy table and the cost table."""
-    print_tables([accuracy_table(result), cost_table(result)], console)
+    """Print what a run found: how good the models are, and what they cost."""
+    print_tables([quality_table(result), cost_table(result)], console)
 
 
 def rich_table(table: TextTable) -> Table:
@@ -257,6 +294,6 @@ def rich_table(table: TextTable) -> Table:
     return shown
 
 
-def _submodels(method: MethodResult) -> str:
+def _submodels(method: MethodResult, metric: Metric) -> str:
     own = [values.mean for values in method.submodel_accuracy.values()]
-    return percent(sum(own) / len(own)) if own else MISSING
+    return metric.value(sum(own) / len(own)) if own else MISSING

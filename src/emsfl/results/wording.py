@@ -1,11 +1,10 @@
-"""Numbers as people read them: percent, points, hours, megabytes."""
+"""Numbers as people read them: percent, hours, megabytes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from emsfl.results.paired import Difference
-from emsfl.results.schema import Spread, TimeToTarget
+from emsfl.results.schema import TimeToTarget
 
 MISSING = "–"
 BYTES_PER_MB = 1e6
@@ -17,20 +16,6 @@ _COMPUTE_UNITS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP
 def percent(share: float) -> str:
     """Return 0.8124 as '81.2'."""
     return f"{100 * share:.1f}"
-
-
-def percent_spread(values: Spread) -> str:
-    """Return '81.2 ± 0.9', or '81.2' for one seed."""
-    mean = percent(values.mean)
-    return mean if len(values.per_seed) == 1 else f"{mean} ± {percent(values.std)}"
-
-
-def points(difference: float) -> str:
-    """Return a difference of accuracies as '+3.4' or '−3.4'; '0.0' without a sign."""
-    text = f"{abs(100 * difference):.1f}"
-    if text == "0.0":
-        return text
-    return f"+{text}" if difference > 0 else f"−{text}"
 
 
 def amount(value: float) -> str:
@@ -87,18 +72,6 @@ def hours_to_target(time: TimeToTarget) -> str:
         return hours(time.mean)
     num_reached = sum(value is not None for value in time.per_seed)
     return f"{num_reached} of {len(time.per_seed)}" if num_reached else "never"
-
-
-def evidence(difference: Difference) -> str:
-    """Return what the seeds say about a difference of accuracies, in words."""
-    num_seeds = len(difference.per_seed)
-    if num_seeds == 1:
-        return "one seed"
-    if difference.interval is None:
-        return f"{num_seeds} seeds: {' and '.join(points(value) for value in difference.per_seed)}"
-    low, high = (points(bound) for bound in difference.interval)
-    text = f"95 % interval {low} to {high} over {num_seeds} seeds"
-    return text if difference.settled else f"{text}, so the sign is not settled"
 
 
 def listing(items: Sequence[str]) -> str:

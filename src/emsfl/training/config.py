@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from emsfl.config import ConfigModel
-from emsfl.moe import ScoreKind
+from emsfl.moe import Owned, ScoreKind
 
 
 class TrainingConfig(ConfigModel):
@@ -33,3 +33,7 @@ class LocalSettings:
     train_experts: bool = True
     train_shared: bool = True
     train_routers: bool = True
+    trained_experts: Owned | None = None
+    """Of the experts that are held, those that train, by their place in the model; None: all."""
+    proximal: float = 0.0
+    """mu of FedProx: pulls every trained parameter back to where the task began."""

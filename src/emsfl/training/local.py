@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emsfl.data import Samples
-from emsfl.moe import ModelSpec, MoELayout, State
+from emsfl.moe import ModelSpec, MoELayout, Owned, State
 from emsfl.training.config import LocalSettings
 from emsfl.training.sgd import ExpertSGD
 
@@ -68,6 +69,8 @@ def train_locally(task: TrainTask) -> TrainResult:
         model = task.model.build(state, task.num_experts)
         layout = task.model.layout()
         trained = choose_parameters(model, layout, task.settings)
+        if task.settings.trained_experts is not None:
+            mask_experts(trained, layout, task.settings.trained_experts)
         optimizers = _optimizers(model, layout, task)
         inputs = torch.from_numpy(task.shard.inputs)
         labels = torch.from_numpy(task.shard.labels)
@@ -80,6 +83,8 @@ def train_locally(task: TrainTask) -> TrainResult:
             for optimizer in optimizers:
                 optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            if task.settings.proximal > 0:
+                pull_back(trained, task.state, task.settings.proximal)
             for optimizer in optimizers:
                 optimizer.step()
             losses.append(loss.detach())
@@ -107,8 +112,32 @@ def choose_parameters(
     return trained
 
 
+def mask_experts(trained: Mapping[str, nn.Parameter], layout: MoELayout, experts: Owned) -> None:
+    """Let gradients reach the given experts only; those of the others become zero."""
+    for layer, ids in zip(layout.layers, experts, strict=True):
+        for name, axis in layer.expert_axes.items():
+            if name in trained:
+                shape = [1] * trained[name].dim()
+                shape[axis] = layer.num_experts
+                mask = torch.zeros(layer.num_experts).index_fill_(0, torch.tensor(ids), 1.0)
+                keep = functools.partial(torch.mul, mask.view(shape))
+                trained[name].register_hook(keep)  # type: ignore[no-untyped-call]
+
+
+@torch.no_grad()
+def pull_back(
+    trained: Mapping[str, nn.Parameter], anchor: Mapping[str, Tensor], strength: float
+) -> None:
+    """Add the gradient of strength / 2 * |w - anchor|^2 (FedProx, arXiv 1812.06127, eq. 2)."""
+    for name, parameter in trained.items():
+        pull = (parameter - anchor[name]) * strength
+        parameter.grad = pull if parameter.grad is None else parameter.grad.add_(pull)
+
+
 def is_trained(name: str, layout: MoELayout, settings: LocalSettings) -> bool:
     """Tell whether `settings` train the parameter called `name`."""
+    if name in layout.frozen_names:
+        return False
     if name in layout.expert_names:
         return settings.train_experts
     if name in layout.router_names:

@@ -1,0 +1,127 @@
+"""Every claim of EMS-FL against every baseline: one row per scenario, method and seed.
+
+    python benchmarks/evidence.py [--scenarios mnist_rotated,sentiment] [--seeds 0,1,2]
+        [--quick] [--json FILE] [--workers 2]
+
+Settings are those that the search found (benchmarks/results/tuning.json). With --tune the search
+is run again first: the same number of points for every method, on the validation split, with other
+seeds than those reported. Every run is a folder below --out, so an interrupted suite goes on where
+it was. benchmarks/evidence_page.py makes docs/evidence.md of the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from emsfl.files import write_json, write_text
+from suite.rows import collect
+from suite.scenarios import CONFIGS, MAIN, MAP, ROOT, SCENARIOS, TEST_SEEDS, Scenario
+from suite.tuning import tune
+
+RESULTS = ROOT / "benchmarks/results"
+QUICK = ("orbit.hours=24", "data.num_test=200", "simulate.evaluation_points=8")
+QUICK_METHODS = ("ems_fl", "fedavg", "fedavg_fill", "fedasync", "fedbuff", "central_all_steps")
+
+
+def main() -> None:
+    """Run what is asked for and write the rows."""
+    arguments = _arguments()
+    names = arguments.scenarios or [s.name for s in MAIN]
+    scenarios = [SCENARIOS[name] for name in names]
+    extra = list(arguments.set)
+    if arguments.quick:
+        scenarios = [Scenario(s.name, s.base, s.overrides, QUICK_METHODS, ("ems_fl_no_gate",),
+                              s.optimizer) for s in scenarios]  # fmt: skip
+        extra += QUICK
+    path = RESULTS / "tuning.json"
+    tuning: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if arguments.tune:
+        tuning |= tune(
+            scenarios, arguments.out / "tuning", arguments.points, arguments.workers, extra
+        )
+        write_json(path, tuning)
+        for scenario in scenarios:
+            if scenario in MAIN:
+                _freeze(scenario, tuning[scenario.name])
+    if arguments.search_only:
+        return
+    missing = [s.name for s in scenarios if s.name not in tuning]
+    if missing:
+        raise SystemExit(f"error: {', '.join(missing)}: not tuned yet; add --tune")
+    folder = arguments.out / ("quick" if arguments.quick else "rows")
+    rows = collect(scenarios, tuning, folder, arguments.seeds, arguments.workers, extra)
+    target = arguments.json or (arguments.out / "quick.json" if arguments.quick else None)
+    if target is None:
+        target = RESULTS / "evidence.json"
+        known = json.loads(target.read_text())["rows"] if target.is_file() else []
+        rows = [row for row in known if row["scenario"] not in names] + rows
+    write_json(target, {"rows": rows})
+    _print(rows, names)
+    print(f"rows: {target}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    listing = lambda text: text.split(",")  # noqa: E731
+    parser.add_argument("--scenarios", type=_names, help=f"of {', '.join(SCENARIOS)}; or map")
+    parser.add_argument("--seeds", type=lambda t: [int(n) for n in listing(t)],
+                        default=list(TEST_SEEDS))  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="fewer hours, methods and images")
+    parser.add_argument("--tune", action="store_true", help="search first")
+    parser.add_argument("--search-only", action="store_true", help="search and stop")
+    parser.add_argument("--points", type=int, default=16, help="per method in the search")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs/evidence")
+    parser.add_argument("--json", type=Path, help="where the rows go")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="replace a value in every config")  # fmt: skip
+    return parser.parse_args()
+
+
+def _names(text: str) -> list[str]:
+    names = [s.name for axis in MAP.values() for s in axis] if text == "map" else text.split(",")
+    unknown = [name for name in names if name not in SCENARIOS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(SCENARIOS)}")
+    return names
+
+
+def _freeze(scenario: Scenario, tuned: dict[str, Any]) -> None:
+    """Write the chosen settings into the scenario's config, below its last comment."""
+    path = CONFIGS / f"{scenario.base}.yaml"
+    head = re.split(r"^method_settings:", path.read_text(encoding="utf-8"), flags=re.M)[0]
+    lines = [
+        f"  {method}: {{{', '.join(f'{k}: {_yaml(v)}' for k, v in found['chosen'].items())}}}"
+        for method, found in tuned["methods"].items()
+    ]
+    write_text(path, head + "method_settings:\n" + "\n".join(lines) + "\n")
+
+
+def _yaml(value: Any) -> str:
+    """Return a number as YAML 1.2 and 1.1 both read it: an exponent needs a point."""
+    text = repr(value)
+    return text.replace("e", ".0e") if "e" in text and "." not in text else text
+
+
+def _print(rows: list[dict[str, Any]], names: list[str]) -> None:
+    for name in names:
+        mine = [row for row in rows if row["scenario"] == name]
+        print(f"\n{name} ({mine[0]['metric']}, seeds {sorted({row['seed'] for row in mine})})")
+        for method in dict.fromkeys(row["method"] for row in mine):
+            finals = [row["final"] for row in mine if row["method"] == method]
+            hours = [row["time_to_target_s"] for row in mine if row["method"] == method]
+            shown = ["never" if h is None else f"{h / 3600:.1f} h" for h in hours]
+            print(
+                f"  {method:22} {sum(finals) / len(finals):.4f}  "
+                f"[{' '.join(f'{v:.4f}' for v in finals)}]  target: {', '.join(shown)}"
+            )
+
+
+if __name__ == "__main__":
+    main()

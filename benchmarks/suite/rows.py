@@ -1,0 +1,141 @@
+"""Run what was tuned on the reported seeds, and reduce every run to one row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emsfl.experiment import load
+from emsfl.methods import METHODS
+from emsfl.results import RunResult
+from emsfl.results.metric import METRICS
+from emsfl.results.summary import better_fedavg, first_reached_s
+from emsfl.sweep import Point, run_points
+from suite.scenarios import Scenario
+
+Row = dict[str, Any]
+
+
+def collect(
+    scenarios: Sequence[Scenario],
+    tuning: dict[str, Any],
+    out: Path,
+    seeds: Sequence[int],
+    workers: int,
+    extra: Sequence[str] = (),
+) -> list[Row]:
+    """Run every method of every scenario on every seed, resumably; return a row for each."""
+    points, labels = [], {}
+    for scenario in scenarios:
+        for names in _arms([*scenario.trained, *scenario.ablations]):
+            for seed in seeds:
+                name = f"{scenario.name}-{names[0]}-{seed}"
+                overrides = [*scenario.overrides, *extra, *chosen(tuning, scenario.name)]
+                config = load(scenario.config, overrides, names, [seed])
+                points.append(Point(name, {}, config))
+                labels[name] = (scenario.name, seed)
+    done = 0
+
+    def tell(point: Point) -> None:
+        nonlocal done
+        done += 1
+        print(f"ran {done} of {len(points)}: {point.name}", flush=True)
+
+    results = run_points(points, out, workers, tell)
+    rows = []
+    for scenario in scenarios:
+        mine = {name: r for name, r in results.items() if labels[name][0] == scenario.name}
+        rows += _rows(scenario, mine, labels)
+    return rows
+
+
+def chosen(tuning: dict[str, Any], scenario: str) -> list[str]:
+    """Return the tuned settings of a scenario as overrides."""
+    return [
+        f"method_settings.{method}.{key}={value!r}"
+        for method, found in tuning[scenario]["methods"].items()
+        for key, value in found["chosen"].items()
+    ]
+
+
+def _arms(methods: Sequence[str]) -> list[list[str]]:
+    """Return the methods, those together that share one training."""
+    arms: dict[str, list[str]] = {}
+    for name in methods:
+        arms.setdefault(METHODS[name].training_of or name, []).append(name)
+    return list(arms.values())
+
+
+def _rows(
+    scenario: Scenario, results: dict[str, RunResult], labels: dict[str, tuple[str, int]]
+) -> list[Row]:
+    rows: list[Row] = []
+    for name, result in results.items():
+        for method, found in result.methods.items():
+            rows.append(
+                {
+                    "scenario": scenario.name,
+                    "method": method,
+                    "label": found.label,
+                    "seed": labels[name][1],
+                    "metric": result.metric,
+                    "initial": result.initial_accuracy[0],
+                    "final": found.final_accuracy.mean,
+                    "by_domain": {d: s.mean for d, s in found.accuracy_by_domain.items()},
+                    "submodels": {c: s.mean for c, s in found.submodel_accuracy.items()},
+                    "uploaded_bytes": found.uploaded_bytes.mean,
+                    "downloaded_bytes": found.downloaded_bytes.mean,
+                    "upload_bytes_per_contact": found.upload_bytes_per_contact.mean,
+                    "num_updates": found.num_updates.mean,
+                    "device_flops": found.device_flops.mean,
+                    "energy_J": found.energy_J.mean,
+                    "peak_trainable_parameters": found.peak_trainable_parameters,
+                    "optimizer_bytes": found.optimizer_bytes,
+                    "peak_bytes": found.peak_bytes,
+                    "mass_kept": _mass_kept(result, method),
+                    "curve": [[p.time_s, p.accuracy, p.uploaded_bytes] for p in found.curve[0]],
+                    "plan_hash": result.provenance.plan_hash,
+                    "data_hash": result.provenance.data_hash,
+                    "model_hash": next(iter(result.provenance.model_hash.values())),
+                    "versions": {
+                        "emsfl": result.provenance.emsfl_version,
+                        **result.provenance.packages,
+                    },
+                }
+            )
+    _add_times(rows, results)
+    return rows
+
+
+def _add_times(rows: list[Row], results: dict[str, RunResult]) -> None:
+    """Add to every row its first time at the final value of the better FedAvg form of its seed."""
+    metric = METRICS[rows[0]["metric"]]
+    finals: dict[str, list[float]] = {}
+    for row in rows:
+        finals.setdefault(row["method"], []).append(row["final"])
+    form = better_fedavg(finals, metric)
+    targets = {row["seed"]: row["final"] for row in rows if row["method"] == form}
+    curves = {
+        (method, result.seeds[0]): found.curve[0]
+        for result in results.values()
+        for method, found in result.methods.items()
+    }
+    for row in rows:
+        target = targets.get(row["seed"])
+        row["target_of"] = form
+        row["target"] = target
+        row["time_to_target_s"] = (
+            None
+            if target is None
+            else first_reached_s(curves[row["method"], row["seed"]], target, metric)
+        )
+
+
+def _mass_kept(result: RunResult, method: str) -> float | None:
+    assignment = result.assignment.get(METHODS[method].training_of or method)
+    if assignment is None:
+        return None
+    return float(np.mean(list(assignment.mass_kept.values())))

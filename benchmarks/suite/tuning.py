@@ -1,0 +1,165 @@
+"""Tune every method with the same number of points, drawn from its own space by one fixed rule.
+
+The rule, laid down before any curve of these searches was seen: the points of a method are the
+first `num_points` of a scrambled Sobol sequence (seed 0) over its space below; the winner has the
+best final value on the validation split, meant over the tuning seeds. Nothing else counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import qmc
+
+from emsfl.experiment import load
+from emsfl.results import RunResult
+from emsfl.results.metric import METRICS
+from emsfl.sweep import Point, run_points
+from suite.scenarios import TUNING_SEEDS, Scenario
+
+
+@dataclass(frozen=True)
+class Log:
+    """A positive number, spread evenly in its logarithm."""
+
+    low: float
+    high: float
+
+    def at(self, share: float) -> float:
+        """Return the value at a share from 0 to 1."""
+        return float(f"{math.exp(math.log(self.low) + share * math.log(self.high / self.low)):.3g}")
+
+
+@dataclass(frozen=True)
+class Whole(Log):
+    """A whole number, spread evenly in its logarithm."""
+
+    def at(self, share: float) -> int:
+        """Return the value at a share from 0 to 1."""
+        return round(super().at(share))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values."""
+
+    values: tuple[Any, ...]
+
+    def at(self, share: float) -> Any:
+        """Return the value at a share from 0 to 1."""
+        return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
+
+
+Space = dict[str, Log | Whole | Choice]
+RATES = {"sgd": Log(0.003, 0.4), "adam": Log(1e-4, 1e-2)}
+"""Learning rate: the same range for every method."""
+STEPS = {"sgd": Whole(8, 120), "adam": Whole(2, 32)}
+"""Local steps before an upload, where they are fixed."""
+STALENESS = Choice((0.0, 0.5, 1.0))
+
+
+def space_of(method: str, optimizer: str) -> Space:
+    """Return what is searched for a method."""
+    steps = STEPS[optimizer]
+    own: dict[str, Space] = {
+        "ems_fl": {"shared_lr_factor": Log(0.03, 1.0)},
+        "fedavg": {"local_steps": steps},
+        "fedavg_quorum": {"quorum": Choice((0.5, 0.75))},
+        "fedavg_experts": {"local_steps": steps},
+        "fedprox": {"local_steps": steps, "mu": Log(1e-3, 1.0)},
+        "fedasync": {"mixing": Log(0.1, 1.0), "staleness_exponent": STALENESS},
+        "fedbuff": {"buffer_size": Choice((1, 2, 3, 4)), "server_learning_rate": Log(0.3, 1.0)},
+        "fedmoe": {"local_steps": steps},
+    }
+    return {"learning_rate": RATES[optimizer], **own.get(method, {})}
+
+
+def candidates(method: str, optimizer: str, num_points: int) -> list[dict[str, Any]]:
+    """Return the settings to try; the same ones on every call."""
+    space = space_of(method, optimizer)
+    shares = qmc.Sobol(len(space), seed=0).random(num_points)
+    return [
+        {key: axis.at(share) for (key, axis), share in zip(space.items(), row, strict=True)}
+        for row in shares
+    ]
+
+
+def tune(
+    scenarios: Sequence[Scenario],
+    out: Path,
+    num_points: int,
+    workers: int,
+    extra: Sequence[str] = (),
+    seeds: Sequence[int] = TUNING_SEEDS,
+) -> dict[str, Any]:
+    """Search for every scenario and method, resumably.
+
+    Returns:
+        Per scenario: the metric, and per method the chosen settings and every point's values.
+    """
+    jobs: dict[str, tuple[str, str, int, int]] = {}
+    points = []
+    for scenario in scenarios:
+        for method in scenario.trained:
+            for index, settings in enumerate(candidates(method, scenario.optimizer, num_points)):
+                for seed in seeds:
+                    name = f"{scenario.name}-{method}-{index}-{seed}"
+                    jobs[name] = (scenario.name, method, index, seed)
+                    points.append(_point(name, scenario, method, settings, seed, extra))
+    done = 0
+
+    def tell(point: Point) -> None:
+        nonlocal done
+        done += 1
+        print(f"tuned {done} of {len(points)}: {point.name}", flush=True)
+
+    results = run_points(points, out, workers, tell)
+    return {
+        scenario.name: _choose(scenario, results, jobs, num_points, seeds) for scenario in scenarios
+    }
+
+
+def _point(
+    name: str,
+    scenario: Scenario,
+    method: str,
+    settings: dict[str, Any],
+    seed: int,
+    extra: Sequence[str],
+) -> Point:
+    texts = {f"method_settings.{method}.{key}": repr(value) for key, value in settings.items()}
+    overrides = [*scenario.overrides, *extra, "simulate.judged_on=validation"]
+    overrides += [f"{key}={value}" for key, value in texts.items()]
+    return Point(name, texts, load(scenario.config, overrides, [method], [seed]))
+
+
+def _choose(
+    scenario: Scenario,
+    results: dict[str, RunResult],
+    jobs: dict[str, tuple[str, str, int, int]],
+    num_points: int,
+    seeds: Sequence[int],
+) -> dict[str, Any]:
+    methods: dict[str, Any] = {}
+    metric = "accuracy"
+    for method in scenario.trained:
+        rows = []
+        for index, settings in enumerate(candidates(method, scenario.optimizer, num_points)):
+            finals = [
+                results[name].methods[method].final_accuracy.mean
+                for name, job in jobs.items()
+                if job[:3] == (scenario.name, method, index)
+            ]
+            metric = results[f"{scenario.name}-{method}-{index}-{seeds[0]}"].metric
+            rows.append({"settings": settings, "final_per_seed": finals, "final": _mean(finals)})
+        best = rows[METRICS[metric].best([row["final"] for row in rows])]
+        methods[method] = {"chosen": best["settings"], "final": best["final"], "points": rows}
+    return {"metric": metric, "seeds": list(seeds), "num_points": num_points, "methods": methods}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

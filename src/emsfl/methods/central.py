@@ -1,0 +1,19 @@
+"""Central: one trainer holds everybody's data, and there is no network.
+
+The bound that no federation is expected to pass. A driver gives it a federation of one cluster with
+one device, whose shard is all shards together, and decides how many steps it gets by which time.
+"""
+
+from __future__ import annotations
+
+from emsfl.methods.local import Local
+from emsfl.methods.method import MergedModel
+
+
+class Central(Local):
+    """Plain training on the pooled data."""
+
+    def merged(self) -> MergedModel:
+        """Return the one model."""
+        (only,) = self.models.values()
+        return MergedModel(state=only)
