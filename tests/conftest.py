@@ -14,7 +14,7 @@ import torch
 
 from emsfl.data import Samples
 from emsfl.methods import Federation
-from emsfl.moe import DomainStatistics, ModelConfig, ModelSpec
+from emsfl.moe import DomainStatistics, ImageClassifier, PatchMoEConfig
 from emsfl.training import LocalSettings
 
 # Shared machines stall: a slow example is no failure. The same examples in every run.
@@ -31,11 +31,11 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
-def spec() -> ModelSpec:
-    config = ModelConfig(
+def spec() -> ImageClassifier:
+    config = PatchMoEConfig(
         image_px=8, patch_px=8, hidden_size=8, expert_size=16, num_experts=4, top_k=2
     )
-    return ModelSpec(config, num_classes=3)
+    return ImageClassifier(config, num_classes=3)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from emsfl.config import to_yaml
 from emsfl.data import load_data
 from emsfl.experiment_config import ExperimentConfig, load
 from emsfl.files import cache_dir
-from emsfl.moe import ModelSpec
+from emsfl.moe import make_spec
 from emsfl.orbit import ContactPlan, make_plan
 from emsfl.results import RunFolder, RunResult, write_report
 from emsfl.simulate import (
@@ -43,7 +43,7 @@ def expect(config: ExperimentConfig) -> list[Expectation]:
     data = load_data(config.data, plan.sites, config.seeds[0])
     return expectations(
         plan,
-        ModelSpec(config.model, data.num_classes),
+        make_spec(config.model, data.num_classes),
         config.training,
         config.simulate,
         config.method_settings,

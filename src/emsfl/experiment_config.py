@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from emsfl.config import ConfigModel, load_config
 from emsfl.data import DataConfig
 from emsfl.methods import METHODS, MethodSettings
-from emsfl.moe import ModelConfig
+from emsfl.moe import ModelConfig, PatchMoEConfig
 from emsfl.orbit import OrbitConfig
 from emsfl.simulate import SimulateConfig
 from emsfl.training import TrainingConfig
@@ -29,7 +29,7 @@ class ExperimentConfig(ConfigModel):
     )
     orbit: OrbitConfig
     data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = PatchMoEConfig()
     training: TrainingConfig = TrainingConfig()
     method_settings: MethodSettings = MethodSettings()
     simulate: SimulateConfig = SimulateConfig()

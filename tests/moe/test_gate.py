@@ -9,8 +9,8 @@ from scipy.stats import multivariate_normal
 
 from emsfl.moe import (
     DomainStatistics,
-    ModelConfig,
-    ModelSpec,
+    ImageClassifier,
+    PatchMoEConfig,
     fit_gate,
     gate_features,
     gated,
@@ -72,8 +72,8 @@ def test_gated_probabilities_are_hierarchical(features):
 
 def test_a_certain_gate_equals_the_submodel():
     """Where the posterior is certain of one cluster, the merged model is that cluster's."""
-    config = ModelConfig(hidden_size=16, expert_size=24, num_experts=8, top_k=2)
-    spec = ModelSpec(config, num_classes=10)
+    config = PatchMoEConfig(hidden_size=16, expert_size=24, num_experts=8, top_k=2)
+    spec = ImageClassifier(config, num_classes=10)
     state = spec.initial_state(torch.Generator().manual_seed(7))
     images = torch.rand(16, 28, 28, generator=torch.Generator().manual_seed(8))
     far = [DomainStatistics.of(1e3 * c + torch.randn(50, 16)) for c in range(3)]
@@ -98,8 +98,10 @@ def test_a_certain_gate_equals_the_submodel():
 
 @pytest.mark.parametrize("patch_px", [28, 14])
 def test_features_are_the_mean_input_of_the_first_expert_layer(patch_px):
-    config = ModelConfig(hidden_size=16, expert_size=24, num_experts=8, top_k=2, patch_px=patch_px)
-    spec = ModelSpec(config, num_classes=10)
+    config = PatchMoEConfig(
+        hidden_size=16, expert_size=24, num_experts=8, top_k=2, patch_px=patch_px
+    )
+    spec = ImageClassifier(config, num_classes=10)
     model = spec.build(spec.initial_state(torch.Generator().manual_seed(7)))
     images = torch.rand(6, 28, 28, generator=torch.Generator().manual_seed(8))
     seen = []
@@ -116,8 +118,8 @@ def test_features_are_the_mean_input_of_the_first_expert_layer(patch_px):
 
 
 def test_every_token_of_an_image_gets_the_image_s_posterior():
-    config = ModelConfig(hidden_size=16, expert_size=24, num_experts=8, top_k=2, patch_px=14)
-    spec = ModelSpec(config, num_classes=10)
+    config = PatchMoEConfig(hidden_size=16, expert_size=24, num_experts=8, top_k=2, patch_px=14)
+    spec = ImageClassifier(config, num_classes=10)
     model, layout = spec.build(spec.initial_state(torch.Generator().manual_seed(7))), spec.layout()
     gate = fit_gate([DomainStatistics.of(torch.randn(50, 16)) for _ in range(3)], OWNER)
     sure = torch.full((3, 3), -30.0).fill_diagonal_(0.0)

@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional
 
 from emsfl.errors import DataError
-from emsfl.moe import ModelConfig, ModelSpec, ScoreKind, find_moe_layers, scoring
+from emsfl.moe import ImageClassifier, PatchMoEConfig, ScoreKind, find_moe_layers, scoring
 
-SPEC = ModelSpec(
-    ModelConfig(image_px=8, patch_px=4, hidden_size=8, expert_size=16, num_experts=4, top_k=2),
+SPEC = ImageClassifier(
+    PatchMoEConfig(image_px=8, patch_px=4, hidden_size=8, expert_size=16, num_experts=4, top_k=2),
     num_classes=3,
 )
 

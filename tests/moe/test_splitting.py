@@ -8,8 +8,8 @@ from torch import nn
 
 from emsfl.errors import DataError
 from emsfl.moe import (
-    ModelConfig,
-    ModelSpec,
+    ImageClassifier,
+    PatchMoEConfig,
     check_owned,
     find_moe_layers,
     split_sizes,
@@ -18,15 +18,15 @@ from emsfl.moe import (
 )
 
 CONFIGS = [
-    ModelConfig(hidden_size=16, expert_size=24, num_experts=8, top_k=2),
-    ModelConfig(hidden_size=16, expert_size=24, num_experts=8, top_k=2, patch_px=14),
+    PatchMoEConfig(hidden_size=16, expert_size=24, num_experts=8, top_k=2),
+    PatchMoEConfig(hidden_size=16, expert_size=24, num_experts=8, top_k=2, patch_px=14),
 ]
 OWNED = ((1, 4, 6), (0, 2, 7))
 
 
 @pytest.fixture(params=CONFIGS, ids=["one patch", "four patches"])
-def spec(request) -> ModelSpec:
-    return ModelSpec(request.param, num_classes=10)
+def spec(request) -> ImageClassifier:
+    return ImageClassifier(request.param, num_classes=10)
 
 
 @pytest.fixture

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from emsfl.methods import MethodSettings
-from emsfl.moe import ModelConfig, ModelSpec
+from emsfl.moe import ImageClassifier, PatchMoEConfig
 from emsfl.orbit import OrbitConfig, make_plan
 from emsfl.simulate import SimulateConfig, expectations
 from emsfl.training import TrainingConfig
 
-MODEL = ModelSpec(ModelConfig(hidden_size=16, expert_size=16, num_experts=8, num_layers=1), 10)
+MODEL = ImageClassifier(
+    PatchMoEConfig(hidden_size=16, expert_size=16, num_experts=8, num_layers=1), 10
+)
 WALKER = {"num_satellites": 4, "num_planes": 2, "altitude_km": 780, "inclination_deg": 86.4}
 
 

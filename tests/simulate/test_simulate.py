@@ -29,6 +29,7 @@ def simulation(scenario, name, executor=None, settings=SETTINGS):
         scenario.model,
         scenario.data.test,
         evaluation_times(scenario.plan.duration_s, scenario.config.evaluation_points),
+        domain_of=scenario.data.domain_of,
     )
     sim = Simulation(scenario, method, judge, executor or InlineExecutor(), events.append)
     sim.events = events

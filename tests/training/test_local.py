@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from emsfl.moe import ModelSpec, split_state
+from emsfl.moe import ImageClassifier, split_state
 from emsfl.training import TrainTask, train_locally
 from emsfl.training.local import batch_order, is_trained
 
@@ -38,7 +38,7 @@ def assert_same(left, right):
 
 def test_equals_a_plain_pytorch_loop_bit_for_bit(task, spec, pretrained, shard, settings):
     """With as many experts per token as there are, every expert sees every batch."""
-    spec = ModelSpec(spec.config.model_copy(update={"top_k": 4}), spec.num_classes)
+    spec = ImageClassifier(spec.config.model_copy(update={"top_k": 4}), spec.num_classes)
     task = replace(task, model=spec)
     model = spec.build({name: tensor.clone() for name, tensor in pretrained.items()})
     optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, settings.momentum)
@@ -155,7 +155,7 @@ def test_a_frozen_name_is_never_trained(spec, settings):
 
 def test_proximal_term_is_the_gradient_of_the_objective(task, spec, pretrained, shard, settings):
     """FedProx, eq. 2: autograd on loss + mu / 2 |w - w0|^2 gives the same steps."""
-    spec = ModelSpec(spec.config.model_copy(update={"top_k": 4}), spec.num_classes)
+    spec = ImageClassifier(spec.config.model_copy(update={"top_k": 4}), spec.num_classes)
     settings = replace(settings, proximal=0.5)
     task = replace(task, model=spec, settings=settings)
     model = spec.build({name: tensor.clone() for name, tensor in pretrained.items()})

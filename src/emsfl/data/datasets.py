@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,14 @@ ROTATIONS = ("rotated_0", "rotated_90", "rotated_180", "rotated_270")
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Inputs and their labels: float32 [num_samples, ...] and int64 [num_samples]."""
+    """Inputs and their labels.
 
-    inputs: NDArray[np.float32]
+    Images are float32 [num_samples, height, width] in 0..1, texts are token ids int64
+    [num_samples, num_tokens], filled up with the model's padding id. Labels are int64
+    [num_samples]: classes.
+    """
+
+    inputs: NDArray[Any]
     labels: IntArray
 
     def __len__(self) -> int:

@@ -56,7 +56,11 @@ class MethodEntry:
 def local_settings(training: TrainingConfig, learning_rate: float) -> LocalSettings:
     """Return local training as all methods do it, with a method's own learning rate."""
     return LocalSettings(
-        batch_size=training.batch_size, momentum=training.momentum, learning_rate=learning_rate
+        batch_size=training.batch_size,
+        momentum=training.momentum,
+        learning_rate=learning_rate,
+        optimizer=training.optimizer,
+        device=training.device,
     )
 
 

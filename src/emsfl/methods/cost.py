@@ -1,7 +1,8 @@
 """What training costs a device: operations, time and energy.
 
 A step's operations are those of its matrix products: forward once, once more for the gradients of
-activations, and once more for those parameters whose gradients are needed. Norms, activations,
+activations (not in frozen lower layers, where none are needed), and once more for those parameters
+whose gradients are needed. Norms, activations,
 routing bookkeeping and the optimiser are left out.
 """
 
@@ -31,7 +32,9 @@ class CostModel:
             ("experts", work.settings.train_experts),
         )
         weight_gradients = sum(parts[name] for name, trains in trained if trains)
-        return work.settings.batch_size * (2 * sum(parts.values()) + weight_gradients)
+        return work.settings.batch_size * (
+            2 * sum(parts.values()) - parts["frozen"] + weight_gradients
+        )
 
     def forward_flops(self, work: Work, num_samples: int) -> float:
         """Return floating-point operations of one forward pass over `num_samples` samples."""

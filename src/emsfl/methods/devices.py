@@ -82,6 +82,7 @@ def measure_cluster(
             state=pretrained,
             shard=first_samples(shard, training.score_samples),
             score_kind=training.score_kind,
+            device=training.device,
         )
         for shard in shards
     ]

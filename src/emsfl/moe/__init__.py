@@ -1,20 +1,25 @@
 """Find, score, slice, gate and merge the experts of a model; the small built-in models."""
 
 from emsfl.moe.adapter import MoELayout, Owned, State, check_owned, find_moe_layers
-from emsfl.moe.config import ModelConfig, PretrainConfig
-from emsfl.moe.factory import ModelSpec, experts_per_layer
+from emsfl.moe.config import ModelConfig, PatchMoEConfig, PretrainConfig
+from emsfl.moe.factory import experts_per_layer, make_spec
 from emsfl.moe.gate import DomainGate, DomainStatistics, fit_gate, gate_features, gated
 from emsfl.moe.gate_wrapper import load_gated
+from emsfl.moe.image_classifier import ImageClassifier
+from emsfl.moe.model_spec import Metric, ModelSpec
 from emsfl.moe.scoring import ScoreKind, scoring, scoring_probabilities
 from emsfl.moe.splitting import split_sizes, split_state, write_experts
 
 __all__ = [
     "DomainGate",
     "DomainStatistics",
+    "ImageClassifier",
+    "Metric",
     "MoELayout",
     "ModelConfig",
     "ModelSpec",
     "Owned",
+    "PatchMoEConfig",
     "PretrainConfig",
     "ScoreKind",
     "State",
@@ -25,6 +30,7 @@ __all__ = [
     "gate_features",
     "gated",
     "load_gated",
+    "make_spec",
     "scoring",
     "scoring_probabilities",
     "split_sizes",

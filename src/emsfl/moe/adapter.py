@@ -54,11 +54,14 @@ class MoELayerInfo:
 
 @dataclass(frozen=True)
 class MoELayout:
-    """Every MoE layer of a model, in order of depth."""
+    """Every MoE layer of a model, in order of depth, and what is frozen."""
 
     layers: tuple[MoELayerInfo, ...]
     frozen_names: frozenset[str] = frozenset()
-    """Tensors that are never trained and never travel, such as those of lower layers."""
+    """Parameters that are never trained and never travel, such as those of lower layers: every
+    device has had them from the start. They are no part of a `State`."""
+    frozen_bytes: int = 0
+    """What they take in memory."""
 
     @cached_property
     def expert_names(self) -> frozenset[str]:
@@ -76,8 +79,12 @@ class MoELayout:
         return frozenset(name for layer in self.layers for name in layer.router_axes)
 
     def is_shared(self, name: str) -> bool:
-        """Tell whether a tensor is neither expert nor router."""
-        return name not in self.expert_names and name not in self.router_names
+        """Tell whether a tensor is neither expert nor router nor frozen."""
+        return (
+            name not in self.expert_names
+            and name not in self.router_names
+            and name not in self.frozen_names
+        )
 
     def all_experts(self) -> Owned:
         """Return every expert of every layer: what the full model holds."""

@@ -21,7 +21,7 @@ class PretrainConfig(ConfigModel):
     eq. 4); large values work against specialised experts."""
 
 
-class ModelConfig(ConfigModel):
+class PatchMoEConfig(ConfigModel):
     """The built-in patch-token mixture of experts."""
 
     kind: Literal["patch_moe"] = "patch_moe"
@@ -40,9 +40,13 @@ class ModelConfig(ConfigModel):
     pretrain: PretrainConfig = PretrainConfig()
 
     @model_validator(mode="after")
-    def _check(self) -> ModelConfig:
+    def _check(self) -> PatchMoEConfig:
         if self.image_px % self.patch_px:
             raise ValueError(f"patch_px must divide image_px, {self.image_px}")
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k must be at most num_experts, {self.num_experts}")
         return self
+
+
+ModelConfig = PatchMoEConfig
+"""The section of any model family; `kind` tells which."""

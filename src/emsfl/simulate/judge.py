@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,39 @@ from emsfl.data import FederatedData, Samples
 from emsfl.methods import MergedModel, Method
 from emsfl.moe import ModelSpec, State, experts_per_layer
 from emsfl.simulate.ledger import Ledger
-from emsfl.training import EvaluateTask, Executor, Pending, evaluate
+from emsfl.training import EvaluateTask, Executor, Pending, Processor, evaluate
+
+Found = dict[str, tuple[float, float]]
+"""Per domain, numerator and denominator of the metric."""
+
+
+@dataclass(frozen=True)
+class _Together:
+    """Evaluations that make one; a domain that several look at counts by their mean."""
+
+    parts: list[Pending]
+
+    def result(self) -> Found:
+        found: dict[str, list[tuple[float, float]]] = {}
+        for part in self.parts:
+            for domain, ratio in part.result().items():
+                found.setdefault(domain, []).append(ratio)
+        return {
+            domain: ratios[0]
+            if len(ratios) == 1
+            else (fmean(n for n, _ in ratios), fmean(d for _, d in ratios))
+            for domain, ratios in found.items()
+        }
+
+    def done(self) -> bool:
+        return all(part.done() for part in self.parts)
 
 
 @dataclass
 class _Point:
     time_s: float
     uploaded_bytes: int
-    correct: Pending | dict[str, int]
+    found: Pending | Found
 
 
 class Judge:
@@ -31,6 +57,9 @@ class Judge:
         model: ModelSpec,
         samples: Mapping[str, Samples],
         times_s: Sequence[float],
+        device: Processor = "cpu",
+        *,
+        domain_of: Mapping[str, str],
     ) -> None:
         """Judge the method under each of `names` (name -> whether its domain gate is on).
 
@@ -39,7 +68,12 @@ class Judge:
             model: how to build the model.
             samples: per domain.
             times_s: the grid, ascending; the last one is the end.
+            device: where to compute.
+            domain_of: the domain of every cluster, on which its own model is judged where there
+                is no common one.
         """
+        self.device = device
+        self.domain_of = dict(domain_of)
         self.names = dict(names)
         self.model = model
         self.samples = dict(samples)
@@ -55,29 +89,28 @@ class Judge:
         for name, gated in self.names.items():
             curve = self.curves[name]
             if merged is None:
-                correct = curve[-1].correct
+                found = curve[-1].found
             else:
                 shown = merged if gated else MergedModel(state=merged.state)
-                task = self._task(shown, method.federation.pretrained)
-                correct = executor.submit(evaluate, task)
-            curve.append(_Point(time_s, ledger.uploaded_bytes, correct))
+                tasks = self._tasks(shown, method.federation.pretrained)
+                found = _Together([executor.submit(evaluate, task) for task in tasks])
+            curve.append(_Point(time_s, ledger.uploaded_bytes, found))
 
     def accuracy_by_domain(self, name: str, index: int = -1) -> dict[str, float]:
         """Return the accuracy per domain at one point of the curve."""
-        correct = _resolve(self.curves[name][index])
-        return {d: correct[d] / len(self.samples[d]) for d in self.samples}
+        found = _resolve(self.curves[name][index])
+        return {domain: _ratio({domain: found[domain]}) for domain in self.samples}
 
     def accuracy(self, name: str, index: int = -1) -> float:
         """Return the accuracy on the union of all domains at one point of the curve."""
-        correct = _resolve(self.curves[name][index])
-        return sum(correct.values()) / sum(len(s) for s in self.samples.values())
+        return _ratio(_resolve(self.curves[name][index]))
 
     def latest_accuracy(self) -> float | None:
         """Return the newest accuracy that is known without waiting, under the first name."""
         name = next(iter(self.names))
         for index in range(len(self.curves[name]) - 1, -1, -1):
-            correct = self.curves[name][index].correct
-            if isinstance(correct, dict) or correct.done():
+            found = self.curves[name][index].found
+            if isinstance(found, dict) or found.done():
                 return self.accuracy(name, index)
         return None
 
@@ -93,13 +126,10 @@ class Judge:
                 num_experts=experts_per_layer(owned),
                 state=state,
                 samples={domain: self.samples[domain]},
+                device=self.device,
             )
             pending[cluster] = executor.submit(evaluate, task)
-        return {
-            cluster: result.result()[data.domain_of[cluster]]
-            / len(self.samples[data.domain_of[cluster]])
-            for cluster, result in pending.items()
-        }
+        return {cluster: _ratio(result.result()) for cluster, result in pending.items()}
 
     def save(self) -> dict[str, Any]:
         """Return all curves, as numbers."""
@@ -118,15 +148,27 @@ class Judge:
             name: [_Point(*point) for point in curve] for name, curve in saved["curves"].items()
         }
 
-    def _task(self, merged: MergedModel, pretrained: State) -> EvaluateTask:
-        return EvaluateTask(
+    def _tasks(self, merged: MergedModel, pretrained: State) -> list[EvaluateTask]:
+        """Return one task for a common model, else one per cluster, on its own domain."""
+        task = EvaluateTask(
             model=self.model,
             num_experts=self.model.config.num_experts,
             state=merged.state,
             gate=merged.gate,
             pretrained=pretrained if merged.gate is not None else None,
             samples=self.samples,
+            device=self.device,
         )
+        if merged.by_cluster is None:
+            return [task]
+        return [
+            replace(
+                task,
+                state=merged.by_cluster[cluster],
+                samples={domain: self.samples[domain]},
+            )
+            for cluster, domain in self.domain_of.items()
+        ]
 
 
 def evaluation_times(duration_s: float, num_points: int) -> list[float]:
@@ -134,9 +176,13 @@ def evaluation_times(duration_s: float, num_points: int) -> list[float]:
     return [float(t) for t in np.linspace(0.0, duration_s, num_points + 1)]
 
 
-def _resolve(point: _Point) -> dict[str, int]:
-    if isinstance(point.correct, dict):
-        return point.correct
-    correct: dict[str, int] = point.correct.result()
-    point.correct = correct
-    return correct
+def _ratio(found: Found) -> float:
+    """Return the metric over the domains in `found`."""
+    return sum(part for part, _ in found.values()) / sum(count for _, count in found.values())
+
+
+def _resolve(point: _Point) -> Found:
+    if not isinstance(point.found, dict):
+        found: Found = point.found.result()
+        point.found = found
+    return point.found

@@ -48,11 +48,10 @@ class Outcome:
             num_experts=scenario.model.config.num_experts,
             state=scenario.federation.pretrained,
             samples=test,
+            device=scenario.training.device,
         )
-        correct = executor.submit(evaluate, task).result()
-        self.initial_accuracy.append(
-            sum(correct.values()) / sum(len(samples) for samples in test.values())
-        )
+        found = executor.submit(evaluate, task).result().values()
+        self.initial_accuracy.append(sum(n for n, _ in found) / sum(d for _, d in found))
         self.data_hashes.append(scenario.data.hash())
         state = scenario.federation.pretrained
         self.model_hash[scenario.federation.seed] = sha256_of(

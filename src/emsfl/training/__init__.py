@@ -2,8 +2,9 @@
 
 from emsfl.training.aggregate import add_scaled, difference, mix, num_bytes, weighted_mean
 from emsfl.training.config import LocalSettings, TrainingConfig
+from emsfl.training.device import Processor, one_thread
 from emsfl.training.executor import Executor, InlineExecutor, Pending
-from emsfl.training.local import TrainResult, TrainTask, is_trained, one_thread, train_locally
+from emsfl.training.local import TrainResult, TrainTask, is_trained, train_locally
 from emsfl.training.measure import (
     EvaluateTask,
     MeasureTask,
@@ -21,6 +22,7 @@ __all__ = [
     "LocalSettings",
     "MeasureTask",
     "Pending",
+    "Processor",
     "TrainResult",
     "TrainTask",
     "TrainingConfig",

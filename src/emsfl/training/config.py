@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import Field
 
 from emsfl.config import ConfigModel
 from emsfl.moe import Owned, ScoreKind
+from emsfl.training.device import Processor
+
+OptimizerKind = Literal["sgd", "adam"]
 
 
 class TrainingConfig(ConfigModel):
     """Local training as every method does it."""
 
     batch_size: int = Field(default=32, ge=1, le=65536)
+    optimizer: OptimizerKind = "sgd"
+    """Its state stays with the device; `adam` (arXiv 1412.6980) without weight decay."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of `sgd`."""
+    device: Processor = "cpu"
+    """Where the real work runs; `cuda`: on the first GPU, deterministic, with other last bits."""
     score_kind: ScoreKind = ScoreKind.MEAN_GATE
     """How the fit of an expert to local data is scored."""
     score_samples: int = Field(default=512, ge=1)
@@ -28,6 +37,9 @@ class LocalSettings:
     batch_size: int
     momentum: float
     learning_rate: float
+    optimizer: OptimizerKind = "sgd"
+    device: Processor = "cpu"
+    """Where the real work runs."""
     shared_lr_factor: float = 1.0
     """Step size of shared parameters, as a multiple of `learning_rate`."""
     train_experts: bool = True

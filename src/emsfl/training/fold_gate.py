@@ -15,7 +15,7 @@ from emsfl.moe.gate_folding import RouterInputs, folded_routers, recording_route
 from emsfl.moe.gate_wrapper import StoredGate, read_gate
 from emsfl.moe.pretrained import load_model, stored_state
 from emsfl.moe.rewriting import rewrite_checkpoint
-from emsfl.training.local import one_thread
+from emsfl.training.device import one_thread
 from emsfl.training.model_measures import Evaluation, run_through
 from emsfl.training.model_scores import evaluate_domains
 from emsfl.training.table_task import TableTask

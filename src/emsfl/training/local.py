@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from emsfl.data import Samples
 from emsfl.moe import ModelSpec, MoELayout, Owned, State
 from emsfl.training.config import LocalSettings
-from emsfl.training.sgd import ExpertSGD
+from emsfl.training.device import computing_on
+from emsfl.training.optimizers import Optimizers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,7 @@ class TrainTask:
     """Experts per layer of the model that is trained."""
     state: State
     momentum: State
-    """Velocity per trained parameter, by name; empty at the start."""
+    """What the optimiser remembers, as from `TrainResult`; empty at the start."""
     shard: Samples
     seed: tuple[int, ...]
     """Seeds the order of batches; the same for all tasks of one device."""
@@ -44,19 +43,9 @@ class TrainResult:
 
     state: State
     momentum: State
+    """What the optimiser remembers: per trained parameter, by name."""
     mean_loss: float
     """Mean training loss over the steps (NaN without steps)."""
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run the body on one intra-op thread, so that sums do not depend on the machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def train_locally(task: TrainTask) -> TrainResult:
@@ -64,38 +53,35 @@ def train_locally(task: TrainTask) -> TrainResult:
 
     The tensors of `task` are not modified.
     """
-    with one_thread():
-        state = {name: tensor.clone() for name, tensor in task.state.items()}
+    settings = task.settings
+    layout = task.model.layout()
+    with computing_on(settings.device) as device:
+        state = {
+            name: tensor.to(device, copy=is_trained(name, layout, settings))
+            for name, tensor in task.state.items()
+        }
         model = task.model.build(state, task.num_experts)
-        layout = task.model.layout()
-        trained = choose_parameters(model, layout, task.settings)
-        if task.settings.trained_experts is not None:
-            mask_experts(trained, layout, task.settings.trained_experts)
-        optimizers = _optimizers(model, layout, task)
-        inputs = torch.from_numpy(task.shard.inputs)
-        labels = torch.from_numpy(task.shard.labels)
+        trained = choose_parameters(model, layout, settings)
+        if settings.trained_experts is not None:
+            mask_experts(trained, layout, settings.trained_experts)
+        optimizers = Optimizers(model, layout, settings, task.momentum)
+        inputs = task.model.prepare(torch.from_numpy(task.shard.inputs)).to(device)
+        labels = torch.from_numpy(task.shard.labels).to(device)
         batches = batch_order(
-            len(task.shard), task.settings.batch_size, task.seed, task.first_step, task.num_steps
+            len(task.shard), settings.batch_size, task.seed, task.first_step, task.num_steps
         )
         losses = []
-        for batch in torch.from_numpy(batches):
-            loss = functional.cross_entropy(model(inputs[batch]), labels[batch])
-            for optimizer in optimizers:
-                optimizer.zero_grad()
+        for batch in torch.from_numpy(batches).to(device):
+            loss = task.model.loss(model, inputs[batch], labels[batch])
+            optimizers.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            if task.settings.proximal > 0:
-                pull_back(trained, task.state, task.settings.proximal)
-            for optimizer in optimizers:
-                optimizer.step()
+            if settings.proximal > 0:
+                pull_back(trained, task.state, settings.proximal)
+            optimizers.step()
             losses.append(loss.detach())
-        velocities = {p: s for o in optimizers for p, s in o.state.items()}
         return TrainResult(
-            state={name: tensor.detach() for name, tensor in model.state_dict().items()},
-            momentum={
-                name: velocities[p]["momentum_buffer"]
-                for name, p in trained.items()
-                if p in velocities
-            },
+            state={name: tensor.cpu() for name, tensor in model.state_dict().items()},
+            momentum=optimizers.remember(),
             mean_loss=float(torch.stack(losses).mean()) if losses else float("nan"),
         )
 
@@ -120,6 +106,7 @@ def mask_experts(trained: Mapping[str, nn.Parameter], layout: MoELayout, experts
                 shape = [1] * trained[name].dim()
                 shape[axis] = layer.num_experts
                 mask = torch.zeros(layer.num_experts).index_fill_(0, torch.tensor(ids), 1.0)
+                mask = mask.to(trained[name].device)
                 keep = functools.partial(torch.mul, mask.view(shape))
                 trained[name].register_hook(keep)  # type: ignore[no-untyped-call]
 
@@ -130,12 +117,12 @@ def pull_back(
 ) -> None:
     """Add the gradient of strength / 2 * |w - anchor|^2 (FedProx, arXiv 1812.06127, eq. 2)."""
     for name, parameter in trained.items():
-        pull = (parameter - anchor[name]) * strength
+        pull = (parameter - anchor[name].to(parameter.device)) * strength
         parameter.grad = pull if parameter.grad is None else parameter.grad.add_(pull)
 
 
 def is_trained(name: str, layout: MoELayout, settings: LocalSettings) -> bool:
-    """Tell whether `settings` train the parameter called `name`."""
+    """Tell whether `settings` train the parameter called `name`; never one that is frozen."""
     if name in layout.frozen_names:
         return False
     if name in layout.expert_names:
@@ -163,28 +150,3 @@ def batch_order(
     )
     offset = first_epoch * num_samples
     return stream[begin - offset : end - offset].reshape(num_steps, batch_size)
-
-
-def _optimizers(
-    model: nn.Module, layout: MoELayout, task: TrainTask
-) -> list[torch.optim.Optimizer]:
-    """Return the optimisers, with the momentum that the device has kept."""
-    s = task.settings
-    groups: dict[str, list[Tensor]] = {"experts": [], "shared": []}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups["experts" if name in layout.expert_names else "shared"].append(parameter)
-    optimizers: list[torch.optim.Optimizer] = []
-    if groups["experts"]:
-        optimizers.append(ExpertSGD(groups["experts"], s.learning_rate, s.momentum))
-    if groups["shared"]:
-        rate = s.learning_rate * s.shared_lr_factor
-        optimizers.append(torch.optim.SGD(groups["shared"], rate, s.momentum))
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                velocity = task.momentum.get(names[parameter])
-                if velocity is not None:
-                    optimizer.state[parameter]["momentum_buffer"] = velocity.clone()
-    return optimizers

@@ -1,9 +1,11 @@
-"""Forward passes: accuracy, expert scores and domain statistics, all without gradients."""
+"""Forward passes: the metric, expert scores and domain statistics, all without gradients."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +18,9 @@ from emsfl.moe import (
     ModelSpec,
     ScoreKind,
     State,
-    gate_features,
-    gated,
     scoring,
 )
-from emsfl.training.local import one_thread
-
-BATCH = 1024
+from emsfl.training.device import Processor, computing_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +35,7 @@ class EvaluateTask:
     pretrained: State | None = None
     """The state whose features the gate reads; needed with a gate."""
     samples: dict[str, Samples]
+    device: Processor = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,63 +47,72 @@ class MeasureTask:
     state: State
     shard: Samples
     score_kind: ScoreKind = ScoreKind.MEAN_GATE
+    device: Processor = "cpu"
 
 
 @torch.no_grad()
-def evaluate(task: EvaluateTask) -> dict[str, int]:
-    """Return, per domain, how many samples are classified correctly."""
-    with one_thread():
-        model = task.model.build(task.state, task.num_experts).eval()
-        correct = {}
+def evaluate(task: EvaluateTask) -> dict[str, tuple[float, float]]:
+    """Return, per domain, numerator and denominator of the model's metric."""
+    spec = task.model
+    with computing_on(task.device) as device:
+        model = _build(spec, task.state, task.num_experts, device)
+        pretrained = None
+        if task.gate is not None:
+            if task.pretrained is None:
+                raise ValueError("a gate needs the pre-trained state, whose features it reads")
+            pretrained = _build(spec, task.pretrained, None, device)
+        found = {}
         for domain, samples in task.samples.items():
-            hits = 0
-            for start in range(0, len(samples), BATCH):
-                inputs = torch.from_numpy(samples.inputs[start : start + BATCH])
-                labels = torch.from_numpy(samples.labels[start : start + BATCH])
-                with _routing(task, model, inputs):
-                    hits += int((model(inputs).argmax(-1) == labels).sum())
-            correct[domain] = hits
-        return correct
-
-
-def _routing(
-    task: EvaluateTask, model: nn.Module, inputs: torch.Tensor
-) -> AbstractContextManager[None]:
-    """Return what routes `inputs`: the gate, by their features, or the model's own router."""
-    if task.gate is None:
-        return nullcontext()
-    if task.pretrained is None:
-        raise ValueError("a gate needs the pre-trained state, whose features it reads")
-    layout = task.model.layout()
-    features = gate_features(task.model.build(task.pretrained).eval(), layout, inputs)
-    return gated(model, layout, task.gate, task.gate.log_posterior(features))
+            numerator, denominator = 0.0, 0.0
+            for inputs, labels in _batches(spec, samples, device):
+                routing: AbstractContextManager[None] = nullcontext()
+                if task.gate is not None and pretrained is not None:
+                    routing = spec.gated(model, task.gate, pretrained, inputs)
+                with routing:
+                    part, count = spec.judge(model, inputs, labels)
+                numerator, denominator = numerator + part, denominator + count
+            found[domain] = (numerator, denominator)
+        return found
 
 
 @torch.no_grad()
 def score_experts(task: MeasureTask) -> torch.Tensor:
     """Return how well each expert fits the shard: [L, E] float64, rows sum to 1."""
-    with one_thread():
-        model = task.model.build(task.state, task.num_experts).eval()
+    with computing_on(task.device) as device:
+        model = _build(task.model, task.state, task.num_experts, device)
         with scoring(model, task.model.layout(), task.score_kind) as scores:
-            for start in range(0, len(task.shard), BATCH):
-                model(torch.from_numpy(task.shard.inputs[start : start + BATCH]))
+            for inputs, labels in _batches(task.model, task.shard, device):
+                task.model.judge(model, inputs, labels)
         return scores.normalised()
 
 
 @torch.no_grad()
 def measure_domain(task: MeasureTask) -> DomainStatistics:
     """Return the statistics of the shard's features, for the domain gate."""
-    with one_thread():
-        model = task.model.build(task.state, task.num_experts).eval()
-        features = [
-            gate_features(
-                model,
-                task.model.layout(),
-                torch.from_numpy(task.shard.inputs[start : start + BATCH]),
-            )
-            for start in range(0, len(task.shard), BATCH)
+    with computing_on(task.device) as device:
+        model = _build(task.model, task.state, task.num_experts, device)
+        parts = [
+            task.model.measure(model, inputs)
+            for inputs, _ in _batches(task.model, task.shard, device)
         ]
-        return DomainStatistics.of(torch.cat(features))
+        return sum(parts[1:], parts[0])
+
+
+def _build(
+    spec: ModelSpec, state: State, num_experts: int | None, device: torch.device
+) -> nn.Module:
+    return spec.build({n: t.to(device) for n, t in state.items()}, num_experts).eval()
+
+
+def _batches(
+    spec: ModelSpec, samples: Samples, device: torch.device
+) -> Iterator[tuple[Any, torch.Tensor]]:
+    """Yield prepared inputs and labels, a batch at a time."""
+    inputs = spec.prepare(torch.from_numpy(samples.inputs))
+    labels = torch.from_numpy(samples.labels)
+    for start in range(0, len(samples), spec.batch):
+        part = slice(start, start + spec.batch)
+        yield inputs[part].to(device), labels[part].to(device)
 
 
 def first_samples(shard: Samples, limit: int) -> Samples:

@@ -18,7 +18,7 @@ from emsfl.moe.manifests import LayerScores, ScoresFile
 from emsfl.moe.merge_checkpoint import owners_of
 from emsfl.moe.pretrained import load_model
 from emsfl.moe.scoring import ScoreKind
-from emsfl.training.local import one_thread
+from emsfl.training.device import one_thread
 from emsfl.training.model_measures import (
     Evaluation,
     Progress,

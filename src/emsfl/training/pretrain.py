@@ -1,4 +1,4 @@
-"""Pre-train a built-in model on the public split, once: the result is cached by content."""
+"""Pre-train a model on the public split, once: the result is cached by content."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional
 
 from emsfl.data import Samples
 from emsfl.files import atomic_path, sha256_of
 from emsfl.moe import ModelSpec, State, scoring_probabilities
-from emsfl.training.local import batch_order, one_thread
+from emsfl.training.device import one_thread
+from emsfl.training.local import batch_order
 
 
 def pretrain(model: ModelSpec, public: Samples, seed: int, cache_dir: Path) -> State:
     """Return the pre-trained state of the full model, from `cache_dir` where it is there."""
     key = sha256_of(
-        model.config.model_dump(mode="json"),
-        model.num_classes,
+        model.fingerprint(),
         public.inputs,
         public.labels,
         [seed, torch.__version__, platform.machine()],
@@ -39,14 +38,18 @@ def _train(spec: ModelSpec, public: Samples, seed: int) -> State:
     generator = torch.Generator().manual_seed(seed)
     model = spec.build(spec.initial_state(generator))
     layout = spec.layout()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(spec.pretrains(name))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        trained, settings.learning_rate, weight_decay=settings.weight_decay
     )
-    inputs, labels = torch.from_numpy(public.inputs), torch.from_numpy(public.labels)
+    inputs = spec.prepare(torch.from_numpy(public.inputs))
+    labels = torch.from_numpy(public.labels)
     batches = batch_order(len(public), settings.batch_size, (seed, 2), 0, settings.num_steps)
     for batch in torch.from_numpy(batches):
         with scoring_probabilities(model, layout) as probabilities:
-            loss = functional.cross_entropy(model(inputs[batch]), labels[batch])
+            loss = spec.loss(model, inputs[batch], labels[batch])
         loss = loss + settings.load_balancing * _imbalance(probabilities)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -28,7 +28,8 @@ from emsfl.moe.manifests import (
 )
 from emsfl.moe.split_checkpoint import finish_partial, prepare_partial
 from emsfl.moe.tensor_files import sha256_of_file
-from emsfl.training.local import batch_order, one_thread
+from emsfl.training.device import one_thread
+from emsfl.training.local import batch_order
 from emsfl.training.model_measures import domain_statistics
 from emsfl.training.table_task import TableTask, logits_of
 from emsfl.training.tunable import Tunable
