@@ -15,7 +15,6 @@ import numpy as np
 
 from emsfl.data import Samples
 from emsfl.methods import Cluster, CostModel, Device, Federation, Method, Venue, make_cluster
-from emsfl.methods import num_trained_parameters as count_trained
 from emsfl.simulate.judge import Judge
 from emsfl.simulate.ledger import Ledger
 from emsfl.simulate.simulate import Scenario
@@ -133,7 +132,7 @@ class AloneSimulation:
         if work is None:
             raise RuntimeError(f"{self.method} has no work for {trainer.cluster.name}")
         trainer.cluster.take_over(work, self.method.federation)
-        self.ledger.note_trainable(count_trained(work, self.method.federation))
+        trainer.note_memory(self.ledger, self.scenario.model, self.method.federation)
 
     def _count(self, clock: Site, until_s: float) -> None:
         """Count and charge the steps of one cluster until then, within the cap."""

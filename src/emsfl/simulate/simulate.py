@@ -24,7 +24,6 @@ from emsfl.methods import (
     Work,
     make_cluster,
     measure_cluster,
-    num_trained_parameters,
 )
 from emsfl.moe import ModelSpec
 from emsfl.orbit import ContactPlan
@@ -164,7 +163,7 @@ class Simulation:
         if work.receive is Receive.RESET:
             site.free_since_s, site.unused_s = self.now_s, 0.0
             site.steps_left = scenario.config.max_local_steps_per_contact
-        self.ledger.note_trainable(num_trained_parameters(work, scenario.federation))
+        site.note_memory(self.ledger, scenario.model, scenario.federation)
         due_s = self._plan_upload(site, work)
         if due_s is not None and due_s < self.duration_s:
             self._push(due_s, Kind.UPLOAD_DUE, site)

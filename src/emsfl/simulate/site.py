@@ -9,9 +9,20 @@ from enum import StrEnum
 from typing import Any
 
 from emsfl.data import Samples
-from emsfl.methods import Cluster, Update, Work, take_results, training_tasks
-from emsfl.moe import ModelSpec
-from emsfl.training import Executor, Pending, train_locally
+from emsfl.methods import (
+    Activity,
+    Cluster,
+    Federation,
+    Update,
+    Work,
+    device_memory,
+    num_trained_parameters,
+    take_results,
+    training_tasks,
+)
+from emsfl.moe import ModelSpec, Owned
+from emsfl.simulate.ledger import Ledger
+from emsfl.training import Executor, LocalSettings, Pending, train_locally
 
 
 class Phase(StrEnum):
@@ -49,6 +60,8 @@ class Site:
     download: Work | None = None
     """On its way down."""
     pending: list[Pending] = field(default_factory=list)
+    noted: set[tuple[Owned, LocalSettings]] = field(default_factory=set)
+    """Kinds of work whose memory is known."""
 
     def in_contact(self, time_s: float) -> bool:
         """Tell whether a contact is open at `time_s`."""
@@ -80,6 +93,18 @@ class Site:
             self.cluster, self.shards, model, (seed, 4, self.index), self.segment_steps
         )
         self.pending = [executor.submit(train_locally, task) for task in tasks]
+
+    def note_memory(self, ledger: Ledger, model: ModelSpec, federation: Federation) -> None:
+        """Tell the ledger what the work in hand needs on a device, once per kind of work."""
+        work = self.cluster.work
+        if work is None or work.activity is not Activity.TRAIN:
+            return
+        kind = (work.owned, work.settings)
+        if kind not in self.noted:
+            self.noted.add(kind)
+            state = self.cluster.devices[0].state
+            memory = device_memory(work, federation, model, state, self.shards[0])
+            ledger.note_device(num_trained_parameters(work, federation), memory)
 
     def collect_training(self) -> None:
         """Wait for the steps that were started and let the devices hold their results."""

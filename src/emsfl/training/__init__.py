@@ -13,6 +13,7 @@ from emsfl.training.measure import (
     measure_domain,
     score_experts,
 )
+from emsfl.training.memory import activation_bytes
 from emsfl.training.pretrain import pretrain
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "TrainResult",
     "TrainTask",
     "TrainingConfig",
+    "activation_bytes",
     "add_scaled",
     "difference",
     "evaluate",
