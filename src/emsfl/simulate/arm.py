@@ -164,6 +164,8 @@ def _result(simulation: Simulation | AloneSimulation, executor: Executor) -> Arm
             device_flops=ledger.device_flops,
             energy_J=ledger.energy_J,
             peak_trainable_parameters=ledger.peak_trainable_parameters,
+            peak_optimizer_bytes=ledger.peak_optimizer_bytes,
+            peak_memory_bytes=ledger.peak_memory_bytes,
         )
         for name in judge.names
     }

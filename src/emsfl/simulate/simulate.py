@@ -23,7 +23,6 @@ from emsfl.methods import (
     Receive,
     Work,
     make_cluster,
-    num_trained_parameters,
 )
 from emsfl.moe import ModelSpec
 from emsfl.orbit import ContactPlan
@@ -31,6 +30,7 @@ from emsfl.simulate.config import SimulateConfig
 from emsfl.simulate.gateway import Gateway, LocalGateway
 from emsfl.simulate.judge import Judge
 from emsfl.simulate.ledger import Ledger
+from emsfl.simulate.memory import MemoryMeter
 from emsfl.simulate.site import Phase, Site
 from emsfl.training import Executor, TrainingConfig, num_bytes
 
@@ -90,6 +90,7 @@ class Simulation:
         self.log = log
         self.cost = CostModel(scenario.config.device_flops_per_s, scenario.model)
         self.ledger = Ledger(scenario.config)
+        self.memory = MemoryMeter(self.ledger, scenario.model, scenario.federation)
         self.now_s = 0.0
         self.num_contacts = 0
         """Contacts begun so far, over all sites."""
@@ -180,7 +181,7 @@ class Simulation:
         if work.receive is Receive.RESET:
             site.free_since_s, site.unused_s = self.now_s, 0.0
             site.steps_left = scenario.config.max_local_steps_per_contact
-        self.ledger.note_trainable(num_trained_parameters(work, scenario.federation))
+        self.memory.note(work, scenario.data.shards[site.name][0])
         due_s, num_steps = self._plan_upload(site, work)
         if due_s is not None and due_s < self.duration_s:
             self._push(due_s, Kind.UPLOAD_DUE, site)
