@@ -27,7 +27,7 @@ from emsfl.methods.method import (
     num_trained_parameters,
 )
 from emsfl.methods.packing import pack, unpack
-from emsfl.methods.scenario import make_federation
+from emsfl.methods.scenario import make_federation, scored
 
 __all__ = [
     "METHODS",
@@ -62,6 +62,7 @@ __all__ = [
     "measure_cluster",
     "num_trained_parameters",
     "pack",
+    "scored",
     "take_results",
     "training_tasks",
     "unpack",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from emsfl.methods.local import Local
 from emsfl.methods.method import MergedModel
+from emsfl.moe import Owned, State
 
 
 class Central(Local):
@@ -17,3 +18,7 @@ class Central(Local):
         """Return the one model."""
         (only,) = self.models.values()
         return MergedModel(state=only)
+
+    def submodel(self, cluster: str) -> tuple[State, Owned]:
+        """Return the one model, which serves everybody."""
+        return self.merged().state, self.federation.layout.all_experts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from emsfl.data import FederatedData
@@ -33,23 +34,33 @@ def make_federation(
     pretrained = pretrain(model, data.public, seed, cache_dir)
     counts = {name: sum(len(shard) for shard in shards) for name, shards in data.shards.items()}
     total = sum(counts.values())
-    scores, statistics = None, None
-    if executor is not None:
-        measured = {
-            name: measure_cluster(
-                make_cluster(name, data), shards, executor, model, pretrained, training
-            )
-            for name, shards in data.shards.items()
-        }
-        scores = {name: found.scores for name, found in measured.items()}
-        statistics = {name: found.statistics for name, found in measured.items()}
-    return Federation(
+    federation = Federation(
         clusters=tuple(counts),
         weights={name: count / total for name, count in counts.items()},
         pretrained=pretrained,
         layout=model.layout(),
         top_k=model.config.top_k,
         seed=seed,
-        scores=scores,
-        statistics=statistics,
+    )
+    return federation if executor is None else scored(federation, data, model, training, executor)
+
+
+def scored(
+    federation: Federation,
+    data: FederatedData,
+    model: ModelSpec,
+    training: TrainingConfig,
+    executor: Executor,
+) -> Federation:
+    """Return the federation with the scores that `training.score_kind` gives before the epoch."""
+    measured = {
+        name: measure_cluster(
+            make_cluster(name, data), shards, executor, model, federation.pretrained, training
+        )
+        for name, shards in data.shards.items()
+    }
+    return replace(
+        federation,
+        scores={name: found.scores for name, found in measured.items()},
+        statistics={name: found.statistics for name, found in measured.items()},
     )

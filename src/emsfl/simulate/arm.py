@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from emsfl.files import write_json
-from emsfl.methods import METHODS, EmsFl, Method, MethodSettings, pack, unpack
+from emsfl.methods import METHODS, EmsFl, Method, MethodSettings, Venue, pack, scored, unpack
+from emsfl.moe import ScoreKind
 from emsfl.results import (
     Assignment,
     CurvePoint,
@@ -20,11 +21,12 @@ from emsfl.results import (
     read_checkpoint,
     write_checkpoint,
 )
+from emsfl.simulate.alone import AloneSimulation, pooled
 from emsfl.simulate.judge import Judge, evaluation_times
 from emsfl.simulate.simulate import Scenario, Simulation
 from emsfl.training import Executor
 
-Progress = Callable[[str, Simulation], None]
+Progress = Callable[[str, Simulation | AloneSimulation], None]
 """Told the arm's title and its state after every event."""
 
 
@@ -99,25 +101,48 @@ class Arm:
         saved.unlink()
         return result
 
-    def _simulation(self, log: EventLog, executor: Executor) -> Simulation:
-        scenario, config = self.scenario, self.scenario.config
-        entry = METHODS[self.trained]
-        method = entry.build(scenario.federation, scenario.training, self.settings)
+    def _simulation(self, log: EventLog, executor: Executor) -> Simulation | AloneSimulation:
+        config, entry = self.scenario.config, METHODS[self.trained]
+        scenario = _rescored(self.scenario, entry.score_kind, executor)
         samples = scenario.data.test if config.judged_on == "test" else scenario.data.validation
         times_s = evaluation_times(scenario.plan.duration_s, config.evaluation_points)
-        judge = Judge(self.names, scenario.model, samples, times_s, scenario.training.device)
-        heading = {"method": self.trained, "seed": scenario.federation.seed}
+        judge = Judge(
+            self.names,
+            scenario.model,
+            samples,
+            times_s,
+            scenario.training.device,
+            domain_of=scenario.data.domain_of,
+        )
+        federation = scenario.federation
+        if entry.venue in (Venue.POOL, Venue.POOL_OF_ALL):
+            federation = pooled(federation)
+        method = entry.build(federation, scenario.training, self.settings)
+        if entry.venue is not Venue.CONTACTS:
+            return AloneSimulation(scenario, entry.venue, method, judge, executor)
+        heading = {"method": self.trained, "seed": federation.seed}
         return Simulation(
             scenario, method, judge, executor, lambda event: log.append({**heading, **event})
         )
 
 
-def _save(simulation: Simulation, path: Path, log: EventLog) -> None:
+def _rescored(scenario: Scenario, kind: ScoreKind | None, executor: Executor) -> Scenario:
+    """Return the scenario with experts scored in a method's own way; None: as they are."""
+    if kind is None or kind is scenario.training.score_kind:
+        return scenario
+    training = scenario.training.model_copy(update={"score_kind": kind})
+    federation = scenario.federation
+    if federation.preinstalled:
+        federation = scored(federation, scenario.data, scenario.model, training, executor)
+    return replace(scenario, training=training, federation=federation)
+
+
+def _save(simulation: Simulation | AloneSimulation, path: Path, log: EventLog) -> None:
     arrays, state = pack(simulation.save())
     write_checkpoint(path, arrays, {"events_end": log.offset(), "state": state})
 
 
-def _result(simulation: Simulation, executor: Executor) -> ArmResult:
+def _result(simulation: Simulation | AloneSimulation, executor: Executor) -> ArmResult:
     judge, ledger = simulation.judge, simulation.ledger
     submodels = judge.submodel_accuracy(simulation.method, simulation.scenario.data, executor)
     records = {

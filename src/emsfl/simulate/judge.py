@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,28 @@ from emsfl.training import EvaluateTask, Executor, Pending, Processor, evaluate
 
 Found = dict[str, tuple[float, float]]
 """Per domain, numerator and denominator of the metric."""
+
+
+@dataclass(frozen=True)
+class _Together:
+    """Evaluations that make one; a domain that several look at counts by their mean."""
+
+    parts: list[Pending]
+
+    def result(self) -> Found:
+        found: dict[str, list[tuple[float, float]]] = {}
+        for part in self.parts:
+            for domain, ratio in part.result().items():
+                found.setdefault(domain, []).append(ratio)
+        return {
+            domain: ratios[0]
+            if len(ratios) == 1
+            else (fmean(n for n, _ in ratios), fmean(d for _, d in ratios))
+            for domain, ratios in found.items()
+        }
+
+    def done(self) -> bool:
+        return all(part.done() for part in self.parts)
 
 
 @dataclass
@@ -35,6 +58,8 @@ class Judge:
         samples: Mapping[str, Samples],
         times_s: Sequence[float],
         device: Processor = "cpu",
+        *,
+        domain_of: Mapping[str, str],
     ) -> None:
         """Judge the method under each of `names` (name -> whether its domain gate is on).
 
@@ -44,8 +69,11 @@ class Judge:
             samples: per domain.
             times_s: the grid, ascending; the last one is the end.
             device: where to compute.
+            domain_of: the domain of every cluster, on which its own model is judged where there
+                is no common one.
         """
         self.device = device
+        self.domain_of = dict(domain_of)
         self.names = dict(names)
         self.model = model
         self.samples = dict(samples)
@@ -64,8 +92,8 @@ class Judge:
                 found = curve[-1].found
             else:
                 shown = merged if gated else MergedModel(state=merged.state)
-                task = self._task(shown, method.federation.pretrained)
-                found = executor.submit(evaluate, task)
+                tasks = self._tasks(shown, method.federation.pretrained)
+                found = _Together([executor.submit(evaluate, task) for task in tasks])
             curve.append(_Point(time_s, ledger.uploaded_bytes, found))
 
     def accuracy_by_domain(self, name: str, index: int = -1) -> dict[str, float]:
@@ -120,8 +148,9 @@ class Judge:
             name: [_Point(*point) for point in curve] for name, curve in saved["curves"].items()
         }
 
-    def _task(self, merged: MergedModel, pretrained: State) -> EvaluateTask:
-        return EvaluateTask(
+    def _tasks(self, merged: MergedModel, pretrained: State) -> list[EvaluateTask]:
+        """Return one task for a common model, else one per cluster, on its own domain."""
+        task = EvaluateTask(
             model=self.model,
             num_experts=self.model.config.num_experts,
             state=merged.state,
@@ -130,6 +159,16 @@ class Judge:
             samples=self.samples,
             device=self.device,
         )
+        if merged.by_cluster is None:
+            return [task]
+        return [
+            replace(
+                task,
+                state=merged.by_cluster[cluster],
+                samples={domain: self.samples[domain]},
+            )
+            for cluster, domain in self.domain_of.items()
+        ]
 
 
 def evaluation_times(duration_s: float, num_points: int) -> list[float]:

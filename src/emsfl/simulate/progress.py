@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from emsfl.simulate.alone import AloneSimulation
 from emsfl.simulate.arm import Progress as Callback
 from emsfl.simulate.simulate import Simulation
 
@@ -28,7 +29,7 @@ def show_progress(enabled: bool, num_arms: int) -> Iterator[Callback]:
     )
     tasks: dict[str, object] = {}
 
-    def tell(title: str, simulation: Simulation) -> None:
+    def tell(title: str, simulation: Simulation | AloneSimulation) -> None:
         if title not in tasks:
             name = f"[{len(tasks) + 1}/{num_arms}] {title}"
             tasks[title] = bars.add_task(
