@@ -41,6 +41,7 @@ COMMANDS = {
     "evaluate": "Judge a model on every domain of a table.",
     "upcycle": "Turn a dense model into a mixture of experts.",
     "fold-gate": "Fold the domain gate into router weights, if that helps.",
+    "data": "List data sets, or fetch those that are downloaded.",
     "validate": "Check a config file and show what it resolves to.",
     "doctor": "Show versions, devices and what is missing.",
 }
