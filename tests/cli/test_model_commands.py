@@ -67,7 +67,7 @@ def test_from_inspect_to_fold_gate(tmp_path: Path, run: Run, capsys: Any) -> Non
     before = run("evaluate", base, "--data", held_out)["domains"]
     updates = []
     for name in clusters:
-        updates += ["--updates", tmp_path / f"update-{name}"]
+        updates += ["--scores", tmp_path / f"{name}.json", "--updates", tmp_path / f"update-{name}"]
         tuned = run(
             "tune", tmp_path / "parts" / name, "--data", data, "--domain", name, "--steps", 25,
             "--learning-rate", 1e-2, "--out", updates[-1],

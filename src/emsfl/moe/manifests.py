@@ -13,6 +13,7 @@ from emsfl.config import ConfigModel
 from emsfl.errors import DataError
 from emsfl.files import sha256_of, write_json
 from emsfl.moe.adapter import Owned
+from emsfl.moe.domain_statistics import Pooling
 from emsfl.moe.pretrained import read_json
 from emsfl.moe.scoring import ScoreKind
 
@@ -43,6 +44,18 @@ class LayerScores(ConfigModel):
     """Per expert, non-negative; they sum to 1."""
 
 
+class StatisticsInfo(ConfigModel):
+    """What is said about the domain statistics that lie beside a scores file."""
+
+    sha256: str
+    """Of their file."""
+    pooling: Pooling
+    features: tuple[str, ...]
+    """Stored names of the tensors that the features depend on."""
+    features_sha256: str
+    """Of these tensors."""
+
+
 class ScoresFile(Document):
     """What one cluster's data say about the experts: the output of `emsfl score`."""
 
@@ -53,6 +66,8 @@ class ScoresFile(Document):
     num_samples: int = Field(ge=1)
     num_tokens: int = Field(ge=1)
     layers: tuple[LayerScores, ...]
+    statistics: StatisticsInfo | None = None
+    """For the domain gate."""
 
     _name = field_validator("cluster")(check_cluster_name)
 
@@ -145,8 +160,6 @@ class Manifest(Document):
     layers: tuple[LayerInfo, ...]
     files: Mapping[str, str]
     """Tensor file -> SHA-256."""
-    statistics_sha256: str | None = None
-    """Of `domain_statistics.safetensors`, where the update has it."""
     num_samples: int = Field(ge=1)
     training: TrainingInfo | None = None
 
