@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -28,6 +28,12 @@ def check_cluster_name(name: str) -> str:
     if not SAFE_NAME.fullmatch(name):
         raise ValueError(f"cluster name {name!r} may hold letters, digits, '_', '.', '-', ' ' only")
     return name
+
+
+def check_ids(where: str, ids: Sequence[int], num_experts: int) -> None:
+    """Raise ValueError unless expert ids ascend and are in range."""
+    if list(ids) != sorted(set(ids)) or not all(0 <= expert < num_experts for expert in ids):
+        raise ValueError(f"{where}: expert ids must ascend within 0..{num_experts - 1}")
 
 
 class Document(ConfigModel):
@@ -103,12 +109,7 @@ class AssignmentFile(Document):
                     f"cluster {name} lists {len(part.owned)} of {len(self.layers)} layers"
                 )
             for layer, ids in zip(self.layers, part.owned, strict=True):
-                in_range = all(0 <= expert < self.num_experts for expert in ids)
-                if list(ids) != sorted(set(ids)) or not in_range:
-                    raise ValueError(
-                        f"cluster {name}, {layer}: expert ids must ascend within "
-                        f"0..{self.num_experts - 1}"
-                    )
+                check_ids(f"cluster {name}, {layer}", ids, self.num_experts)
         return self
 
 
@@ -134,6 +135,11 @@ class LayerInfo(ConfigModel):
     num_experts: int = Field(ge=1)
     owned: tuple[int, ...]
     """Original ids; a sub-model's expert i is the base model's `owned[i]`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LayerInfo:
+        check_ids(self.name, self.owned, self.num_experts)
+        return self
 
 
 class TrainingInfo(ConfigModel):
