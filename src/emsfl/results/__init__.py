@@ -19,6 +19,7 @@ from emsfl.results.schema import (
     Spread,
     TimeToTarget,
 )
+from emsfl.results.sinks import Sinks
 from emsfl.results.summary import SeedRecord, build_result
 from emsfl.results.tables import print_result, print_tables, sweep_table, table_console
 
@@ -35,6 +36,7 @@ __all__ = [
     "RunFolder",
     "RunResult",
     "SeedRecord",
+    "Sinks",
     "Spread",
     "TimeToTarget",
     "build_result",

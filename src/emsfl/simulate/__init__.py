@@ -4,7 +4,7 @@ from emsfl.simulate.arm import Arm, arms_of
 from emsfl.simulate.bound import MethodBound, Prediction, Row, bound_of, predict, starting_point
 from emsfl.simulate.config import SimulateConfig
 from emsfl.simulate.contact_log import COVERED, untrained_events
-from emsfl.simulate.executor import open_executor
+from emsfl.simulate.executor import ExecutorKind, open_executor
 from emsfl.simulate.feasibility import Expectation, expectations
 from emsfl.simulate.outcome import Outcome
 from emsfl.simulate.prepare import prepare
@@ -15,6 +15,7 @@ from emsfl.simulate.theory_subject import Subject, subject_of
 __all__ = [
     "COVERED",
     "Arm",
+    "ExecutorKind",
     "Expectation",
     "MethodBound",
     "Outcome",
