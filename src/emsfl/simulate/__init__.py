@@ -1,6 +1,6 @@
 """Driver 1, virtual time: event queue, cost model, and an executor for the real training work."""
 
-from emsfl.simulate.arm import Arm, arms_of
+from emsfl.simulate.arm import Arm, Elsewhere, arms_of
 from emsfl.simulate.config import SimulateConfig
 from emsfl.simulate.executor import open_executor
 from emsfl.simulate.feasibility import Expectation, expectations
@@ -11,6 +11,7 @@ from emsfl.simulate.simulate import Scenario, Simulation
 
 __all__ = [
     "Arm",
+    "Elsewhere",
     "Expectation",
     "Outcome",
     "Scenario",
