@@ -22,6 +22,8 @@ from emsfl.files import write_json
 
 READY_WAIT_S = 1.0
 """How long a reply is held back for an answer that is almost there."""
+FIRST_POLL_S = 0.02
+"""Pause before the look that follows a message: one seldom comes alone."""
 REFUSED_WAIT_S = 5.0
 """Pause after the server has refused this node; its key may be registered meanwhile."""
 
@@ -34,7 +36,7 @@ class NodeSettings:
     folder: Path
     """Its journal."""
     poll_s: float
-    """Pause between two looks for messages, in a contact."""
+    """Longest pause between two looks for messages, in a contact."""
     windows: Windows | None
     """When it may send, by its own clock; None: whenever the link is up."""
     epoch_wall_s: float
@@ -73,7 +75,7 @@ class Node:
     def run(self) -> None:
         """Serve the server until it says that the federation has ended, or `stop` is called."""
         self._read_node_id()
-        logged_in = False
+        logged_in, poll_s, pause_s = False, self.settings.poll_s, FIRST_POLL_S
         while not self._stopped.is_set():
             if not self._may_send():
                 self._stopped.wait(min(1.0, self.settings.poll_s * 5))
@@ -84,9 +86,9 @@ class Node:
                     self._keep_node_id()
                     logged_in = True
                     self.note("logged_in", server=self.link.address, node=self.link.node_id)
-                if not self._serve_one():
-                    self._stopped.wait(self.settings.poll_s)
+                pause_s = FIRST_POLL_S if self._serve_one() else min(poll_s, 1.5 * pause_s)
                 self._last_trouble = ""
+                self._stopped.wait(pause_s)
             except LinkRefusedError as error:
                 logged_in = False
                 self._trouble("refused_by_server", error)

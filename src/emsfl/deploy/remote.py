@@ -255,9 +255,10 @@ class RemoteGateway:
                 self.last_loss = float(body["loss"])
             parcel = body.get("parcel")
             if parcel and self._packet and parcel["work"] == self._packet[0].work:
-                before = len(self._node_has)
-                self._node_has = {int(k) for k in parcel["have"]}
-                self.downloaded_bytes += PART_BYTES * max(0, len(self._node_has) - before)
+                manifest, before = self._packet[0], self._node_has
+                self._node_has = {int(k) for k in parcel["have"] if 0 <= k < manifest.num_parts}
+                fresh = self._node_has - before
+                self.downloaded_bytes += sum(manifest.part_size(k) for k in fresh)
             if body.get("answer") is not None and self.wanted is not None:
                 self._take_part(body["answer"], body.get("part"), reply.blob)
         except (ValueError, KeyError, TypeError) as error:
@@ -396,14 +397,15 @@ def exchange_over(line: Any, lifetime_s: float, patience_s: float) -> Exchange:
     """
 
     def exchange(envelope: Envelope) -> Envelope | None:
-        deadline = time.monotonic() + patience_s
+        deadline, pause_s = time.monotonic() + patience_s, 0.03
         try:
             message_id = line.push(envelope, lifetime_s)
             while message_id is not None and time.monotonic() < deadline:
                 reply: Envelope | None = line.pull(message_id)
                 if reply is not None:
                     return reply
-                time.sleep(0.05)
+                time.sleep(pause_s)
+                pause_s = min(0.5, 1.3 * pause_s)
         except LinkError:
             time.sleep(0.5)
         return None
