@@ -74,6 +74,7 @@ def serve(config: ExperimentConfig, options: ServeOptions) -> RunResult:
         tls=keys.server_tls(options.keys_folder) if options.keys_folder else None,
         public_keys=_public_keys(plan, options.keys_folder),
         patience_s=15.0,
+        part_bytes=config.deploy.part_bytes,
         rehearses=options.rehearses,
     )
     server = Server(settings, windows, clock, notes)
@@ -230,6 +231,7 @@ def join(config: ExperimentConfig, options: JoinOptions) -> None:
         name=options.cluster,
         folder=options.folder,
         poll_s=options.poll_s,
+        part_bytes=config.deploy.part_bytes,
         windows=None if options.rehearses else Windows(contacts, config.deploy.guard_s),
         epoch_wall_s=plan.epoch_utc.timestamp(),
     )

@@ -45,6 +45,7 @@ class Federates:
     """Chance after a message that its node is started anew."""
     server_kills: int = 0
     events_seen: int = 0
+    part_bytes: int = 512 * 1024
     tamper: Any = None
     """Takes cluster, request and reply, and returns the reply that arrives."""
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -67,6 +68,7 @@ class Federates:
                 name=name,
                 folder=self.folder / f"node-{name}",
                 poll_s=0.01,
+                part_bytes=self.part_bytes,
                 windows=None,
                 epoch_wall_s=0.0,
             )
@@ -99,6 +101,7 @@ class Federates:
             self.folder / "incoming" / name,
             UploadLimits(self.scenario.federation),
             lambda event, **details: self.note(event, cluster=name, **details),
+            part_bytes=self.part_bytes,
             free_running=False,
             may_send=lambda: True,
             heading=lambda: {"session": "one", "seed": 0, "cluster": name, "epoch": 0.0},

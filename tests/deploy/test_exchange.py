@@ -18,10 +18,8 @@ def test_a_rehearsal_ends_with_the_bits_of_the_simulation(federates, method):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_losses_repeats_and_killed_ends_change_nothing(federates, seed, monkeypatch):
-    monkeypatch.setattr("emsfl.deploy.packets.PART_BYTES", 700)
-    monkeypatch.setattr("emsfl.deploy.remote.PART_BYTES", 700)
-    monkeypatch.setattr("emsfl.deploy.journal.PART_BYTES", 700)
+def test_losses_repeats_and_killed_ends_change_nothing(federates, seed):
+    federates.part_bytes = 1024
     expected = federates.simulate()
     federates.random = random.Random(seed)
     federates.loss, federates.node_kill, federates.server_kills = 0.15, 0.05, 3
@@ -42,7 +40,7 @@ def tampering(change, once=True):
         if isinstance(packet, Envelope):
             return packet
         payload = from_packet(packet)["update"].num_bytes() if len(packet) < 10**6 else 0
-        body["answer"] = manifest_of(body["answer"]["work"], packet, payload).as_json()
+        body["answer"] = manifest_of(body["answer"]["work"], packet, payload, 512 * 1024).as_json()
         body["part"] = 0
         return Envelope(json.dumps(body), packet)
 
@@ -98,7 +96,7 @@ def test_an_upload_of_ten_gigabytes_is_refused_before_it_is_taken(federates):
     expected = federates.simulate()
 
     def boast(packet):
-        manifest = manifest_of("north-1", b"", 0).as_json() | {"num_bytes": 10**10}
+        manifest = manifest_of("north-1", b"", 0, 512 * 1024).as_json() | {"num_bytes": 10**10}
         return Envelope(json.dumps({"confirmed": 0, "answer": manifest, "part": 0}), b"\0" * 1000)
 
     federates.tamper = tampering(boast)
@@ -110,7 +108,7 @@ def test_an_upload_of_ten_gigabytes_is_refused_before_it_is_taken(federates):
 
 def test_a_node_that_only_boasts_is_refused_in_the_end(federates):
     def boast(packet):
-        manifest = manifest_of("north-1", b"", 0).as_json() | {"num_bytes": 10**10}
+        manifest = manifest_of("north-1", b"", 0, 512 * 1024).as_json() | {"num_bytes": 10**10}
         return Envelope(json.dumps({"confirmed": 99, "answer": manifest, "part": 0}))
 
     federates.tamper = tampering(boast, once=False)

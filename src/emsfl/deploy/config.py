@@ -25,6 +25,8 @@ class DeployConfig(ConfigModel):
 
     guard_s: float = Field(default=2.0, ge=0)
     """Seconds at both ends of a contact in which nothing is sent."""
+    part_bytes: int = Field(default=512 * 1024, ge=1024, le=4 * 1024**2)
+    """Of one message. What a cut link loses is the part that was under way."""
     aggregation: Literal["mean", "median", "trimmed_mean"] = "mean"
     """How a cluster's devices are averaged: by data weight, or robustly and without weights."""
     trim_fraction: float = Field(default=0.2, ge=0, lt=0.5)

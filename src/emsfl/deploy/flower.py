@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from emsfl.errors import EmsflError
+from emsfl.errors import EmsflError, UserError
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Of one HTTP request; a part of an update is a quarter of it at most."""
@@ -128,6 +128,7 @@ class FlowerServer:
 
     def _start_superlink(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._wait_for_port()
         self._secret = secrets.token_bytes(32)
         secret_path = self.folder / "executor.secret"
         secret_path.touch(mode=0o600)
@@ -158,6 +159,23 @@ class FlowerServer:
                 self.close()
                 raise EmsflError(f"Flower's SuperLink does not start; see {log_path}")
             time.sleep(0.1)
+
+    def _wait_for_port(self) -> None:
+        """Wait until an earlier life's SuperLink, which ends with it, has let go of the port."""
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_server((self.host, self.port)).close()
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    reason = error.strerror or error
+                    raise UserError(
+                        f"cannot listen on {self.host}:{self.port}: {reason}; choose another "
+                        "--host or --port"
+                    ) from None
+                time.sleep(0.2)
+            else:
+                return
 
     def _listens(self) -> bool:
         host, port = self._address.rsplit(":", 1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emsfl.deploy.packets import PART_BYTES, Manifest, from_packet, manifest_of, to_packet
+from emsfl.deploy.packets import Manifest, from_packet, manifest_of, to_packet
 from emsfl.errors import UpdateRefusedError
 from emsfl.files import atomic_path, write_json
 from emsfl.methods import Work, pack, unpack
@@ -25,6 +25,8 @@ class Journal:
     """The folder of one session of one node."""
 
     folder: Path
+    part_bytes: int
+    """Of the messages in which answers are sent."""
 
     # --- orders -----------------------------------------------------------------------------------
 
@@ -96,7 +98,7 @@ class Journal:
         packet = to_packet(tree)
         with atomic_path(self._outbox(work)) as temporary:
             temporary.write_bytes(packet)
-        manifest = manifest_of(work, packet, tree["update"].num_bytes())
+        manifest = manifest_of(work, packet, tree["update"].num_bytes(), self.part_bytes)
         write_json(self._outbox(work).with_suffix(".json"), manifest.as_json())
 
     def read_answer(self, work: str) -> Manifest | None:
@@ -109,8 +111,8 @@ class Journal:
     def read_part(self, work: str, index: int) -> bytes:
         """Return one part of an answer."""
         with self._outbox(work).open("rb") as file:
-            file.seek(index * PART_BYTES)
-            return file.read(PART_BYTES)
+            file.seek(index * self.part_bytes)
+            return file.read(self.part_bytes)
 
     def forget(self, work: str) -> None:
         """Remove the parcels and answers of everything but `work` and its answer."""

@@ -37,6 +37,7 @@ class NodeSettings:
     """Its journal."""
     poll_s: float
     """Longest pause between two looks for messages, in a contact."""
+    part_bytes: int
     windows: Windows | None
     """When it may send, by its own clock; None: whenever the link is up."""
     epoch_wall_s: float
@@ -188,7 +189,9 @@ class Node:
             self.worker = None
         journals = self.settings.folder / "sessions"
         self.note("session", session=session, seed=seed)
-        self.worker = Worker(self.duty_of(seed), Journal(journals / session))
+        self.worker = Worker(
+            self.duty_of(seed), Journal(journals / session, self.settings.part_bytes)
+        )
         self.session = session
         forget_sessions(journals, session)
         return self.worker

@@ -14,8 +14,6 @@ from safetensors.numpy import load, save
 from emsfl.errors import UpdateRefusedError
 from emsfl.methods import pack, unpack
 
-PART_BYTES = 512 * 1024
-"""Of one message. A cut link loses one part, the rest goes on where it stopped."""
 _META_KEY = "emsfl"
 
 
@@ -29,15 +27,17 @@ class Manifest:
     sha256: str
     payload_bytes: int
     """Of the tensors in it: what the plan and the ledger count."""
+    part_bytes: int
+    """Of one message. A cut link loses one part; the rest goes on where it stopped."""
 
     @property
     def num_parts(self) -> int:
         """How many messages it takes."""
-        return max(1, -(-self.num_bytes // PART_BYTES))
+        return max(1, -(-self.num_bytes // self.part_bytes))
 
     def part_size(self, index: int) -> int:
         """Return the bytes of one part."""
-        return min(PART_BYTES, self.num_bytes - index * PART_BYTES)
+        return min(self.part_bytes, self.num_bytes - index * self.part_bytes)
 
     def as_json(self) -> dict[str, Any]:
         """Return what `read` takes."""
@@ -56,19 +56,21 @@ class Manifest:
                 int(tree["num_bytes"]),
                 str(tree["sha256"]),
                 int(tree["payload_bytes"]),
+                int(tree["part_bytes"]),
             )
         except (KeyError, TypeError, ValueError):
             raise UpdateRefusedError("what came is no manifest") from None
-        if not 0 <= manifest.payload_bytes <= manifest.num_bytes:
+        if not (0 <= manifest.payload_bytes <= manifest.num_bytes and manifest.part_bytes > 0):
             raise UpdateRefusedError("a manifest whose sizes cannot be")
         if not re.fullmatch(r"[0-9a-f]{64}", manifest.sha256):
             raise UpdateRefusedError("a manifest without a hash")
         return manifest
 
 
-def manifest_of(work: str, packet: bytes, payload_bytes: int) -> Manifest:
+def manifest_of(work: str, packet: bytes, payload_bytes: int, part_bytes: int) -> Manifest:
     """Return the manifest of a packet."""
-    return Manifest(work, len(packet), hashlib.sha256(packet).hexdigest(), payload_bytes)
+    digest = hashlib.sha256(packet).hexdigest()
+    return Manifest(work, len(packet), digest, payload_bytes, part_bytes)
 
 
 def to_packet(tree: Any) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any
 
 from emsfl.deploy.checks import UploadLimits, check_upload
 from emsfl.deploy.flower import Envelope, LinkError
-from emsfl.deploy.packets import PART_BYTES, Manifest, from_packet, manifest_of, to_packet
+from emsfl.deploy.packets import Manifest, from_packet, manifest_of, to_packet
 from emsfl.errors import UpdateRefusedError
 from emsfl.files import atomic_path
 from emsfl.methods import Update, Work
@@ -44,6 +44,7 @@ class RemoteGateway:
         limits: UploadLimits,
         note: Note,
         *,
+        part_bytes: int,
         free_running: bool,
         may_send: Callable[[], bool],
         heading: Callable[[], dict[str, Any]],
@@ -55,6 +56,7 @@ class RemoteGateway:
             folder: keeps what has arrived of an upload.
             limits: what an upload may be.
             note: told what happens on the link.
+            part_bytes: of one message, in both directions.
             free_running: devices train until they are asked, not for counted steps, and the
                 driver is never kept waiting.
             may_send: whether the plan lets the link be used now.
@@ -62,6 +64,7 @@ class RemoteGateway:
         """
         self.name, self.folder, self.limits, self.note = name, folder, limits, note
         self.free_running, self.may_send, self.heading = free_running, may_send, heading
+        self.part_bytes = part_bytes
         self.number = 0
         """Of the last piece of work."""
         self.sequence = 0
@@ -237,7 +240,7 @@ class RemoteGateway:
         part = self._part_to_send()
         if part is not None and self._packet is not None:
             manifest, packet = self._packet
-            blob = packet[part * PART_BYTES : (part + 1) * PART_BYTES]
+            blob = packet[part * self.part_bytes : (part + 1) * self.part_bytes]
             body["parcel"] = {**manifest.as_json(), "part": part}
         if self._may_ask():
             body["want"] = {"work": self.wanted, "part": self._part_to_ask()}
@@ -273,6 +276,8 @@ class RemoteGateway:
                     f"an answer to {manifest.work}, which is not what was asked for ({self.wanted})"
                 )
             self.limits.check_size(self.work, manifest.num_bytes)
+            if manifest.part_bytes != self.part_bytes:
+                raise UpdateRefusedError(f"parts of {manifest.part_bytes} bytes")
             if self._answer is not None and manifest != self._answer:
                 raise UpdateRefusedError("its upload changed on the way")
             index = int(part)
@@ -339,7 +344,10 @@ class RemoteGateway:
 
     def _pack(self, work: Work) -> tuple[Manifest, bytes]:
         packet = to_packet(work)
-        return manifest_of(self._id(self.number), packet, num_bytes(work.payload)), packet
+        return (
+            manifest_of(self._id(self.number), packet, num_bytes(work.payload), self.part_bytes),
+            packet,
+        )
 
     def _order(self, name: str, argument: Any) -> None:
         self.sequence += 1

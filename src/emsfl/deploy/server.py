@@ -32,6 +32,7 @@ class ServerSettings:
     """Per cluster, in the encoding that Flower takes."""
     patience_s: float
     """How long to wait for a reply before the message is sent again."""
+    part_bytes: int
     rehearses: bool
     """Steps are counted by the cost model and the order of events follows the plan; else devices
     train until their contact and events happen when they happen."""
@@ -105,6 +106,7 @@ class Server:
             self._folder / name,
             UploadLimits(self._federation),
             lambda event, **details: self.note(event, cluster=name, **details),
+            part_bytes=self.settings.part_bytes,
             free_running=not self.settings.rehearses,
             may_send=lambda: self._may_send(name),
             heading=lambda: {**heading, "epoch": self.clock.epoch_wall_s},
