@@ -202,9 +202,9 @@ def test_nobody_starts_to_train_before_fedavg_could(scenario, name, bootstrap):
         starts = {}
         while not sim.finished:
             for site in sim.sites:
-                work = site.cluster.work
+                work = site.work
                 if site.phase is Phase.WORKING and work.activity is Activity.TRAIN:
-                    starts.setdefault(site.cluster.name, sim.now_s)
+                    starts.setdefault(site.name, sim.now_s)
             sim.step()
         return starts
 
