@@ -73,10 +73,10 @@ def test_steps_are_whole_and_those_that_fit(scenario):
     sim = finish(simulation(scenario, "ems_fl"))
     cost = CostModel(scenario.config.device_flops_per_s, scenario.model)
     for site in sim.sites:
-        work = site.cluster.work
-        step_s = cost.seconds(site.cluster.name, cost.step_flops(work))
-        last_download_s = of_kind(sim, "download_arrived", site.cluster.name)[-1]["time_s"]
-        for device in site.cluster.devices:
+        work = site.gateway.cluster.work
+        step_s = cost.seconds(site.name, cost.step_flops(work))
+        last_download_s = of_kind(sim, "download_arrived", site.name)[-1]["time_s"]
+        for device in site.gateway.cluster.devices:
             assert device.num_steps == int(last_download_s / step_s)
             assert device.num_steps > 10
 
@@ -128,9 +128,8 @@ def test_nothing_is_trained_that_is_never_uploaded(scenario):
     sim = finish(simulation(scenario, "ems_fl"))
     cost = CostModel(scenario.config.device_flops_per_s, scenario.model)
     for site in sim.sites:
-        step_s = cost.seconds(site.cluster.name, cost.step_flops(site.cluster.work))
-        assert site.pending == []
-        assert site.segment_steps > 0
+        step_s = cost.seconds(site.name, cost.step_flops(site.gateway.cluster.work))
+        assert site.gateway.pending == []
         assert site.free_since_s == pytest.approx(scenario.plan.duration_s)
         assert step_s > 0
     total_s = 4 * scenario.plan.duration_s
@@ -203,9 +202,9 @@ def test_nobody_starts_to_train_before_fedavg_could(scenario, name, bootstrap):
         starts = {}
         while not sim.finished:
             for site in sim.sites:
-                work = site.cluster.work
+                work = site.work
                 if site.phase is Phase.WORKING and work.activity is Activity.TRAIN:
-                    starts.setdefault(site.cluster.name, sim.now_s)
+                    starts.setdefault(site.name, sim.now_s)
             sim.step()
         return starts
 

@@ -18,6 +18,11 @@ EXTRAS = {
     "hf": "Hugging Face models and data files",
     "plot": "contact maps and timelines as images",
     "rain": "rain attenuation of links",
+    "ray": "training on a Ray cluster",
+    "tensorboard": "curves for TensorBoard",
+    "mlflow": "curves for MLflow",
+    "wandb": "curves for Weights & Biases",
+    "trackio": "curves for trackio",
     "bench": "what contact finding is measured against",
     "dev": "tests, linters, type checker",
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -137,3 +138,20 @@ class Cluster:
         self.received = {name: start[name] for name in start if layout.is_shared(name)}
         self.work = work
         self.snapshots, self.snapshot_steps, self.average = [], [], {}
+
+    def save(self) -> dict[str, Any]:
+        """Return everything that changes."""
+        return {
+            "devices": self.devices,
+            "work": self.work,
+            "received": self.received,
+            "snapshots": self.snapshots,
+            "snapshot_steps": self.snapshot_steps,
+            "average": self.average,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go back to what `save` returned."""
+        self.devices, self.work, self.received = saved["devices"], saved["work"], saved["received"]
+        self.snapshots, self.average = saved["snapshots"], saved["average"]
+        self.snapshot_steps = saved["snapshot_steps"]

@@ -162,14 +162,15 @@ class Method(ABC):
                 for, of a wrong shape or type, or not finite; then `refused` has been told. Or it
                 comes too late for the method. Nothing has been merged.
         """
-        work = self.outstanding.pop(update.cluster, None)
+        work = self.outstanding.get(update.cluster)
         try:
             if work is None:
                 raise UpdateRefusedError(f"{update.cluster} sent an update without being asked")
             check_update(update, work, self.federation)
         except UpdateRefusedError:
-            self.refused(update.cluster)
+            self.reject(update.cluster)
             raise
+        del self.outstanding[update.cluster]
         if work.activity is Activity.TRAIN:
             self.accept(update, work)
         elif update.scores is not None and update.statistics is not None:
@@ -208,6 +209,11 @@ class Method(ABC):
             if (whole and name not in layout.frozen_names) or is_trained(name, layout, settings)
         }
         return state if len(sent) == len(state) else sent
+
+    def reject(self, cluster: str) -> None:
+        """Count the cluster's work as answered by something that must not be merged."""
+        self.outstanding.pop(cluster, None)
+        self.refused(cluster)
 
     @abstractmethod
     def next_work(self, cluster: str) -> Work | None:

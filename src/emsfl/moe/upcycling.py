@@ -259,7 +259,7 @@ def upcycle_encoder(dense: Any, settings: UpcycleSettings) -> Any:
 
 
 def upcycled_config(dense: Any, settings: UpcycleSettings) -> Any:
-    """Return the configuration of the mixture that an encoder with the configuration `dense` becomes."""
+    """Return the configuration of the mixture that the encoder of `dense` becomes."""
     modeling = _modeling()
     names = dict(enumerate(settings.labels))
     layers = range(dense.num_hidden_layers) if settings.layers is None else settings.layers

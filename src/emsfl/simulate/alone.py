@@ -15,6 +15,7 @@ import numpy as np
 
 from emsfl.data import Samples
 from emsfl.methods import Cluster, CostModel, Device, Federation, Method, Venue, make_cluster
+from emsfl.simulate.gateway import LocalGateway
 from emsfl.simulate.judge import Judge
 from emsfl.simulate.ledger import Ledger
 from emsfl.simulate.simulate import Scenario
@@ -62,17 +63,18 @@ class AloneSimulation:
         """None: there is no network."""
         self.num_evaluated = 0
         self.duration_s = scenario.plan.duration_s
-        self.clocks = [
-            _site(scenario, index, make_cluster(name, scenario.data), scenario.data.shards[name])
-            for index, name in enumerate(scenario.federation.clusters)
+        names = scenario.federation.clusters
+        shards = [scenario.data.shards[name] for name in names]
+        own = [
+            self._gateway(i, make_cluster(n, scenario.data), shards[i]) for i, n in enumerate(names)
         ]
+        self.clocks = [_site(scenario, gateway) for gateway in own]
         """Where steps are counted: one site per cluster of the federation."""
         self.clock_steps = [0] * len(self.clocks)
-        self.trainers = self.clocks
+        self.trainers = own
         if venue is not Venue.SITES:
-            everything = [shard for clock in self.clocks for shard in clock.shards]
-            only = Cluster(POOL, [1.0], [Device()])
-            self.trainers = [_site(scenario, 0, only, [_concatenated(everything)])]
+            everything = _concatenated([shard for parts in shards for shard in parts])
+            self.trainers = [self._gateway(0, Cluster(POOL, [1.0], [Device()]), [everything])]
         for trainer in self.trainers:
             self._go_on(trainer)
 
@@ -87,16 +89,11 @@ class AloneSimulation:
         for clock in self.clocks:
             self._count(clock, self.now_s)
         for trainer in self.trainers:
-            trainer.segment_steps = self._target(trainer) - trainer.cluster.devices[0].num_steps
-            trainer.submit_training(
-                self.executor, self.scenario.model, self.scenario.federation.seed
-            )
+            trainer.train(self._target(trainer) - trainer.cluster.devices[0].num_steps)
         for trainer in self.trainers:
-            trained = trainer.segment_steps
-            trainer.collect_training()
-            if trained:
-                trainer.cluster.take_snapshot()
-                self.method.receive(trainer.cluster.build_update(self.method.federation))
+            if trainer.steps_under_way:
+                trainer.answer()
+                self.method.receive(trainer.update())
                 self._go_on(trainer)
         self.judge.evaluate(self.now_s, self.method, self.ledger, self.executor)
         self.num_evaluated += 1
@@ -119,20 +116,33 @@ class AloneSimulation:
         self.num_evaluated, self.clock_steps = saved["num_evaluated"], saved["clock_steps"]
         for site, state in zip(self.clocks, saved["clocks"], strict=True):
             site.restore(state)
-        for site, state in zip(self.trainers, saved["trainers"], strict=True):
-            site.restore(state)
+        for trainer, state in zip(self.trainers, saved["trainers"], strict=True):
+            trainer.restore(state)
         self.method.restore(saved["method"])
         self.method.outstanding = saved["outstanding"]
         self.judge.restore(saved["judge"])
         self.ledger.restore(saved["ledger"])
 
-    def _go_on(self, trainer: Site) -> None:
+    def _gateway(self, index: int, cluster: Cluster, shards: Sequence[Samples]) -> LocalGateway:
+        return LocalGateway(
+            index=index,
+            cluster=cluster,
+            shards=shards,
+            executor=self.executor,
+            model=self.scenario.model,
+            federation=self.method.federation,
+            training=self.scenario.training,
+        )
+
+    def _go_on(self, trainer: LocalGateway) -> None:
         """Give the trainer its next work, at no transfer."""
         work = self.method.hand_out(trainer.cluster.name)
         if work is None:
             raise RuntimeError(f"{self.method} has no work for {trainer.cluster.name}")
-        trainer.cluster.take_over(work, self.method.federation)
-        trainer.note_memory(self.ledger, self.scenario.model, self.method.federation)
+        trainer.take_over(work)
+        self.ledger.note_work(
+            work, self.method.federation, self.scenario.model, self.scenario.data.public
+        )
 
     def _count(self, clock: Site, until_s: float) -> None:
         """Count and charge the steps of one cluster until then, within the cap."""
@@ -140,7 +150,7 @@ class AloneSimulation:
         if work is None:
             raise RuntimeError("nobody has work")
         flops = self.cost.step_flops(work)
-        step_s = self.cost.seconds(clock.cluster.name, flops)
+        step_s = self.cost.seconds(clock.name, flops)
         starts = [start for start, _ in clock.contacts if clock.free_since_s < start <= until_s]
         num_steps = 0
         for time_s in (*starts, until_s):
@@ -149,13 +159,13 @@ class AloneSimulation:
                 clock.steps_left = self.scenario.config.max_local_steps_per_contact
         self.clock_steps[clock.index] += num_steps
         devices = {
-            Venue.SITES: len(clock.shards),
+            Venue.SITES: len(clock.sample_counts),
             Venue.POOL: 1 / len(self.clocks),
             Venue.POOL_OF_ALL: 1,
         }[self.venue]
         self.ledger.computed(devices * num_steps * flops, devices * num_steps * step_s)
 
-    def _target(self, trainer: Site) -> int:
+    def _target(self, trainer: LocalGateway) -> int:
         """Return how many steps the trainer has done by now."""
         if self.venue is Venue.SITES:
             return self.clock_steps[trainer.index]
@@ -163,15 +173,16 @@ class AloneSimulation:
         return everybody // len(self.clocks) if self.venue is Venue.POOL else everybody
 
 
-def _site(scenario: Scenario, index: int, cluster: Cluster, shards: Sequence[Samples]) -> Site:
-    contacts = (
-        [(c.start_s, c.end_s) for c in scenario.plan.contacts(cluster.name)]
-        if cluster.name in scenario.plan.sites
-        else []
+def _site(scenario: Scenario, gateway: LocalGateway) -> Site:
+    name = gateway.cluster.name
+    return Site(
+        index=gateway.index,
+        name=name,
+        sample_counts=[len(shard) for shard in gateway.shards],
+        gateway=gateway,
+        contacts=[(c.start_s, c.end_s) for c in scenario.plan.contacts(name)],
+        steps_left=scenario.config.max_local_steps_per_contact,
     )
-    site = Site(index=index, cluster=cluster, shards=shards, contacts=contacts)
-    site.steps_left = scenario.config.max_local_steps_per_contact
-    return site
 
 
 def _concatenated(shards: Sequence[Samples]) -> Samples:

@@ -23,11 +23,11 @@ from emsfl.methods import (
     Receive,
     Work,
     make_cluster,
-    measure_cluster,
 )
 from emsfl.moe import ModelSpec
 from emsfl.orbit import ContactPlan
 from emsfl.simulate.config import SimulateConfig
+from emsfl.simulate.gateway import Gateway, LocalGateway
 from emsfl.simulate.judge import Judge
 from emsfl.simulate.ledger import Ledger
 from emsfl.simulate.site import Phase, Site
@@ -69,8 +69,19 @@ class Simulation:
         judge: Judge,
         executor: Executor,
         log: Callable[[dict[str, Any]], None],
+        open_gateway: Callable[[int, str], Gateway] | None = None,
     ) -> None:
-        """Set everything to the epoch; `log` takes one event at a time."""
+        """Set everything to the epoch.
+
+        Args:
+            scenario: what all methods have in common.
+            method: the server's side.
+            judge: judges the merged model as time goes by.
+            executor: where models are judged, and where clusters of this process train.
+            log: takes one event at a time.
+            open_gateway: returns the gateway of a cluster by index and name; by default the
+                cluster is in this process.
+        """
         self.scenario = scenario
         self.method = method
         self.judge = judge
@@ -83,7 +94,15 @@ class Simulation:
         """Contacts begun so far, over all sites."""
         self.duration_s = scenario.plan.duration_s
         self.sites = [
-            _site(scenario, index, name) for index, name in enumerate(scenario.federation.clusters)
+            _site(
+                scenario,
+                index,
+                name,
+                open_gateway(index, name)
+                if open_gateway
+                else _local_gateway(scenario, index, name, executor),
+            )
+            for index, name in enumerate(scenario.federation.clusters)
         ]
         self.queue: list[tuple[float, int, int]] = []
         self._fill_queue()
@@ -136,9 +155,6 @@ class Simulation:
         self.method.outstanding = saved["outstanding"]
         self.judge.restore(saved["judge"])
         self.ledger.restore(saved["ledger"])
-        for site in self.sites:
-            if site.phase is Phase.WORKING:
-                self._submit(site)
 
     def _fill_queue(self) -> None:
         for site in self.sites:
@@ -151,98 +167,79 @@ class Simulation:
     def _start_preinstalled(self) -> None:
         """Let every cluster begin at the epoch with what the method gives it, at no transfer."""
         for site in self.sites:
-            work = self.method.hand_out(site.cluster.name)
+            work = self.method.hand_out(site.name)
             if work is not None:
                 self._begin(site, work)
 
     def _begin(self, site: Site, work: Work) -> None:
         """Let the site's devices take over `work` now, and plan until their upload."""
         scenario = self.scenario
-        site.cluster.take_over(work, scenario.federation)
-        site.phase = Phase.WORKING
+        site.gateway.take_over(work)
+        site.work, site.phase = work, Phase.WORKING
         if work.receive is Receive.RESET:
             site.free_since_s, site.unused_s = self.now_s, 0.0
             site.steps_left = scenario.config.max_local_steps_per_contact
-        site.note_memory(self.ledger, scenario.model, scenario.federation)
-        due_s = self._plan_upload(site, work)
+        self.ledger.note_work(work, scenario.federation, scenario.model, scenario.data.public)
+        due_s, num_steps = self._plan_upload(site, work)
         if due_s is not None and due_s < self.duration_s:
             self._push(due_s, Kind.UPLOAD_DUE, site)
-            self._submit(site)
+            site.gateway.train(num_steps)
 
-    def _plan_upload(self, site: Site, work: Work) -> float | None:
-        """Count the steps until the upload, charge them, and return when it is due."""
+    def _plan_upload(self, site: Site, work: Work) -> tuple[float | None, int]:
+        """Count the steps until the upload, charge them; return when it is due, and the steps."""
         step_s = self._step_s(site, work)
         if work.activity is Activity.SCORE:
-            scored = [min(len(s), self.scenario.training.score_samples) for s in site.shards]
+            most, num_steps = self.scenario.training.score_samples, 0
+            scored = [min(count, most) for count in site.sample_counts]
             flops = [self.cost.forward_flops(work, count) for count in scored]
-            self.ledger.computed(sum(flops), self.cost.seconds(site.cluster.name, sum(flops)))
-            ready_s = self.now_s + self.cost.seconds(site.cluster.name, max(flops))
+            self.ledger.computed(sum(flops), self.cost.seconds(site.name, sum(flops)))
+            ready_s = self.now_s + self.cost.seconds(site.name, max(flops))
         elif work.num_steps is None:
             due_s = site.next_contact_s(self.now_s)
-            self._train_until(site, work, self.duration_s if due_s is None else due_s)
-            return due_s
+            until_s = self.duration_s if due_s is None else due_s
+            return due_s, self._steps_until(site, work, until_s)
         else:
-            site.segment_steps = min(work.num_steps, site.steps_left)
-            ready_s = self.now_s + site.segment_steps * step_s
+            num_steps = min(work.num_steps, site.steps_left)
+            ready_s = self.now_s + num_steps * step_s
             self._charge(site, work, min(ready_s, self.duration_s) - self.now_s)
-        return ready_s if site.in_contact(ready_s) else site.next_contact_s(ready_s)
+        due_s = ready_s if site.in_contact(ready_s) else site.next_contact_s(ready_s)
+        return due_s, num_steps
 
-    def _train_until(self, site: Site, work: Work, until_s: float) -> None:
+    def _steps_until(self, site: Site, work: Work, until_s: float) -> int:
         """Count and charge the whole steps that the devices manage until then."""
         step_s = self._step_s(site, work)
-        site.segment_steps = site.count_steps(until_s, step_s)
-        self._charge(site, work, site.segment_steps * step_s)
+        num_steps = site.count_steps(until_s, step_s)
+        self._charge(site, work, num_steps * step_s)
+        return num_steps
 
     def _charge(self, site: Site, work: Work, seconds: float) -> None:
         """Charge every device of the site for `seconds` of training."""
-        num_devices = len(site.shards)
+        num_devices = len(site.sample_counts)
         flops = self.cost.step_flops(work) * seconds / self._step_s(site, work)
         self.ledger.computed(num_devices * flops, num_devices * seconds)
 
     def _step_s(self, site: Site, work: Work) -> float:
-        return self.cost.seconds(site.cluster.name, self.cost.step_flops(work))
-
-    def _submit(self, site: Site) -> None:
-        site.submit_training(self.executor, self.scenario.model, self.scenario.federation.seed)
+        return self.cost.seconds(site.name, self.cost.step_flops(work))
 
     def _start_upload(self, site: Site) -> None:
         """Take the snapshot and send it; where the work says so, training goes on."""
-        cluster, work = site.cluster, _work_of(site)
-        site.collect_training()
-        bootstrap = None
-        if work.activity is Activity.SCORE:
-            scenario = self.scenario
-            bootstrap = measure_cluster(
-                cluster,
-                site.shards,
-                self.executor,
-                scenario.model,
-                scenario.federation.pretrained,
-                scenario.training,
-            )
-        cluster.take_snapshot()
-        site.update = cluster.build_update(self.scenario.federation, bootstrap)
+        size = site.upload_bytes = site.gateway.answer()
         site.phase, site.transfer_started_s = Phase.UPLOADING, self.now_s
         site.free_since_s = self.now_s
         site.steps_left = self.scenario.config.max_local_steps_per_contact
-        size = site.update.num_bytes()
         self._record(site, "upload_started", bytes=size)
-        arrival_s = self.scenario.plan.finish_time(cluster.name, "up", self.now_s, size)
+        arrival_s = self.scenario.plan.finish_time(site.name, "up", self.now_s, size)
         self._push_arrival(arrival_s, Kind.UPLOAD_ARRIVED, site)
 
     def _finish_upload(self, site: Site) -> None:
         """Hand the update to the method."""
-        update = site.update
-        if update is None:
-            raise RuntimeError(f"{site.cluster.name}: no update is on its way")
-        site.update, site.phase = None, Phase.WAITING
-        size = update.num_bytes()
+        size, site.phase = site.upload_bytes, Phase.WAITING
         sent_s = self.now_s - self.scenario.server_delay_s - site.transfer_started_s
         self.ledger.uploaded(size, sent_s)
         self._record(site, "upload_arrived", bytes=size, started_s=site.transfer_started_s)
         version = self.method.version
         try:
-            self.method.receive(update)
+            self._receive(site)
         except UpdateRefusedError as error:
             self.ledger.num_refused += 1
             self._record(site, "refused", reason=str(error))
@@ -251,27 +248,36 @@ class Simulation:
         if self.method.version > version:
             self._record(site, "merged", version=self.method.version)
 
+    def _receive(self, site: Site) -> None:
+        try:
+            update = site.gateway.update()
+        except UpdateRefusedError:
+            self.method.reject(site.name)
+            raise
+        self.method.receive(update)
+
     def _offer_work(self) -> None:
         """Give every waiting site that is in contact its next work, if there is any."""
         for site in self.sites:
             if site.phase is not Phase.WAITING or not site.in_contact(self.now_s):
                 continue
-            work = self.method.hand_out(site.cluster.name)
+            work = self.method.hand_out(site.name)
             if work is None:
                 continue
             site.download, site.phase = work, Phase.DOWNLOADING
+            site.gateway.download(work)
             size = num_bytes(work.payload)
             starts_s = self.now_s + (self.scenario.server_delay_s if size else 0.0)
             site.transfer_started_s = starts_s
             self._record(site, "download_started", bytes=size, version=work.version)
-            arrival_s = self.scenario.plan.finish_time(site.cluster.name, "down", starts_s, size)
+            arrival_s = self.scenario.plan.finish_time(site.name, "down", starts_s, size)
             self._push_arrival(arrival_s, Kind.DOWNLOAD_ARRIVED, site)
 
     def _finish_download(self, site: Site) -> None:
         """Let the devices go on with what has arrived."""
         work = site.download
         if work is None:
-            raise RuntimeError(f"{site.cluster.name}: no work is on its way")
+            raise RuntimeError(f"{site.name}: no work is on its way")
         site.download = None
         size = num_bytes(work.payload)
         self.ledger.downloaded(size, self.now_s - site.transfer_started_s)
@@ -279,9 +285,7 @@ class Simulation:
         if work.receive is Receive.REBASE:
             before = _work_of(site)
             if before.trains_while_uploading:
-                self._train_until(site, before, self.now_s)
-                self._submit(site)
-                site.collect_training()
+                site.gateway.train(self._steps_until(site, before, self.now_s))
             else:
                 site.free_since_s = self.now_s
         self._begin(site, work)
@@ -297,19 +301,32 @@ class Simulation:
             self._push(time_s, kind, site)
 
     def _record(self, site: Site, event: str, **details: Any) -> None:
-        self.log({"time_s": self.now_s, "event": event, "cluster": site.cluster.name, **details})
+        self.log({"time_s": self.now_s, "event": event, "cluster": site.name, **details})
 
 
 def _work_of(site: Site) -> Work:
-    if site.cluster.work is None:
-        raise RuntimeError(f"{site.cluster.name} has no work")
-    return site.cluster.work
+    if site.work is None:
+        raise RuntimeError(f"{site.name} has no work")
+    return site.work
 
 
-def _site(scenario: Scenario, index: int, name: str) -> Site:
-    return Site(
+def _local_gateway(scenario: Scenario, index: int, name: str, executor: Executor) -> LocalGateway:
+    return LocalGateway(
         index=index,
         cluster=make_cluster(name, scenario.data),
         shards=scenario.data.shards[name],
+        executor=executor,
+        model=scenario.model,
+        federation=scenario.federation,
+        training=scenario.training,
+    )
+
+
+def _site(scenario: Scenario, index: int, name: str, gateway: Gateway) -> Site:
+    return Site(
+        index=index,
+        name=name,
+        sample_counts=[len(shard) for shard in scenario.data.shards[name]],
         contacts=[(c.start_s, c.end_s) for c in scenario.plan.contacts(name)],
+        gateway=gateway,
     )
