@@ -43,6 +43,10 @@ COMMANDS = {
     "fold-gate": "Fold the domain gate into router weights, if that helps.",
     "data": "List data sets, or fetch those that are downloaded.",
     "validate": "Check a config file and show what it resolves to.",
+    "serve": "Be the parameter server of real machines.",
+    "join": "Be one cluster's gateway.",
+    "keys": "Make keys and certificates for serve and join.",
+    "status": "Show where a deployment is, live.",
     "doctor": "Show versions, devices and what is missing.",
 }
 """Command name -> one line of help. To add a command: one line here, one file beside this one."""

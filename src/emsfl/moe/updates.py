@@ -13,7 +13,6 @@ import torch
 
 from emsfl.errors import DataError, UpdateRefusedError
 from emsfl.moe.checkpoint import Checkpoint, Role, StoredLayout, open_checkpoint
-from emsfl.moe.gate_wrapper import STATISTICS_NAME
 from emsfl.moe.manifests import MANIFEST_NAME, Manifest, read_document
 from emsfl.moe.split_checkpoint import cut
 from emsfl.moe.tensor_files import (
@@ -21,7 +20,6 @@ from emsfl.moe.tensor_files import (
     ByteRange,
     Progress,
     StoredTensor,
-    sha256_of_file,
 )
 
 
@@ -186,15 +184,6 @@ class FileCheck:
                 f"{self._path} is not the file that {MANIFEST_NAME} lists: it was changed or "
                 "damaged after it was written"
             )
-
-
-def check_statistics(update: Update) -> None:
-    """Raise DataError unless the domain statistics are those that the manifest lists."""
-    expected = update.manifest.statistics_sha256
-    if expected is not None:
-        path = update.checkpoint.folder / STATISTICS_NAME
-        if not path.is_file() or sha256_of_file(path) != expected:
-            raise DataError(f"{path} is not the file that {MANIFEST_NAME} lists")
 
 
 def _finite(chunk: memoryview, dtype: str) -> bool:

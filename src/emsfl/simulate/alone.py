@@ -15,10 +15,10 @@ import numpy as np
 
 from emsfl.data import Samples
 from emsfl.methods import Cluster, CostModel, Device, Federation, Method, Venue, make_cluster
-from emsfl.methods import num_trained_parameters as count_trained
 from emsfl.simulate.gateway import LocalGateway
 from emsfl.simulate.judge import Judge
 from emsfl.simulate.ledger import Ledger
+from emsfl.simulate.memory import MemoryMeter
 from emsfl.simulate.simulate import Scenario
 from emsfl.simulate.site import Site
 from emsfl.training import Executor
@@ -59,6 +59,7 @@ class AloneSimulation:
         self.executor = executor
         self.cost = CostModel(scenario.config.device_flops_per_s, scenario.model)
         self.ledger = Ledger(scenario.config)
+        self.memory = MemoryMeter(self.ledger, scenario.model, method.federation)
         self.now_s = 0.0
         self.num_contacts = 0
         """None: there is no network."""
@@ -141,7 +142,7 @@ class AloneSimulation:
         if work is None:
             raise RuntimeError(f"{self.method} has no work for {trainer.cluster.name}")
         trainer.take_over(work)
-        self.ledger.note_trainable(count_trained(work, self.method.federation))
+        self.memory.note(work, trainer.shards[0])
 
     def _count(self, clock: Site, until_s: float) -> None:
         """Count and charge the steps of one cluster until then, within the cap."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from emsfl.methods import DeviceMemory
 from emsfl.simulate.config import SimulateConfig
 
 
@@ -20,6 +21,8 @@ class Ledger:
     energy_J: float = 0.0
     num_refused: int = 0
     peak_trainable_parameters: int = 0
+    peak_optimizer_bytes: int = 0
+    peak_memory_bytes: int = 0
     update_bytes: list[int] = field(default_factory=list)
     """Of each accepted update."""
 
@@ -38,9 +41,11 @@ class Ledger:
         self.downloaded_bytes += size_bytes
         self.energy_J += seconds * self.config.receive_power_W
 
-    def note_trainable(self, num_parameters: int) -> None:
-        """Keep the largest number of parameters that one device trains at once."""
+    def note_device(self, num_parameters: int, memory: DeviceMemory) -> None:
+        """Keep the most that one device trains at once, and the most memory that one needs."""
         self.peak_trainable_parameters = max(self.peak_trainable_parameters, num_parameters)
+        self.peak_optimizer_bytes = max(self.peak_optimizer_bytes, memory.optimizer_bytes)
+        self.peak_memory_bytes = max(self.peak_memory_bytes, memory.peak_bytes)
 
     def save(self) -> dict[str, Any]:
         """Return all sums."""

@@ -23,7 +23,6 @@ from emsfl.methods import (
     Receive,
     Work,
     make_cluster,
-    num_trained_parameters,
 )
 from emsfl.moe import ModelSpec
 from emsfl.orbit import ContactPlan
@@ -31,6 +30,7 @@ from emsfl.simulate.config import SimulateConfig
 from emsfl.simulate.gateway import Gateway, LocalGateway
 from emsfl.simulate.judge import Judge
 from emsfl.simulate.ledger import Ledger
+from emsfl.simulate.memory import MemoryMeter
 from emsfl.simulate.site import Phase, Site
 from emsfl.training import Executor, TrainingConfig, num_bytes
 
@@ -44,6 +44,11 @@ class Kind(IntEnum):
     DOWNLOAD_ARRIVED = 3
     CONTACT_END = 4
     EVALUATE = 5
+
+
+ARRIVALS = (Kind.UPLOAD_ARRIVED, Kind.DOWNLOAD_ARRIVED)
+RETRY_S = 1.0
+"""After which a transfer that has not ended in time is looked at again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +95,10 @@ class Simulation:
         self.log = log
         self.cost = CostModel(scenario.config.device_flops_per_s, scenario.model)
         self.ledger = Ledger(scenario.config)
+        self.memory = MemoryMeter(self.ledger, scenario.model, scenario.federation)
         self.now_s = 0.0
+        self.waited = False
+        """Whether the last event only found that something had not arrived yet."""
         self.num_contacts = 0
         """Contacts begun so far, over all sites."""
         self.duration_s = scenario.plan.duration_s
@@ -122,6 +130,10 @@ class Simulation:
             self.judge.evaluate(self.now_s, self.method, self.ledger, self.executor)
             return
         site = self.sites[index]
+        self.waited = kind in ARRIVALS and not site.gateway.arrived()
+        if self.waited:
+            self._push(self.now_s + RETRY_S, Kind(kind), site)
+            return
         if kind == Kind.UPLOAD_DUE:
             self._start_upload(site)
         elif kind == Kind.UPLOAD_ARRIVED:
@@ -180,7 +192,7 @@ class Simulation:
         if work.receive is Receive.RESET:
             site.free_since_s, site.unused_s = self.now_s, 0.0
             site.steps_left = scenario.config.max_local_steps_per_contact
-        self.ledger.note_trainable(num_trained_parameters(work, scenario.federation))
+        self.memory.note(work, scenario.data.shards[site.name][0])
         due_s, num_steps = self._plan_upload(site, work)
         if due_s is not None and due_s < self.duration_s:
             self._push(due_s, Kind.UPLOAD_DUE, site)
@@ -234,28 +246,32 @@ class Simulation:
 
     def _finish_upload(self, site: Site) -> None:
         """Hand the update to the method."""
-        size, site.phase = site.upload_bytes, Phase.WAITING
+        site.phase = Phase.WAITING
+        update, refusal = None, None
+        try:
+            update = site.gateway.update()
+            site.upload_bytes = update.num_bytes()
+        except UpdateRefusedError as error:
+            refusal = error
+        size = site.upload_bytes
         sent_s = self.now_s - self.scenario.server_delay_s - site.transfer_started_s
         self.ledger.uploaded(size, sent_s)
         self._record(site, "upload_arrived", bytes=size, started_s=site.transfer_started_s)
         version = self.method.version
         try:
-            self._receive(site)
+            if update is None:
+                self.method.reject(site.name)
+            else:
+                self.method.receive(update)
         except UpdateRefusedError as error:
+            refusal = error
+        if refusal is not None:
             self.ledger.num_refused += 1
-            self._record(site, "refused", reason=str(error))
+            self._record(site, "refused", reason=str(refusal))
             return
         self.ledger.update_bytes.append(size)
         if self.method.version > version:
             self._record(site, "merged", version=self.method.version)
-
-    def _receive(self, site: Site) -> None:
-        try:
-            update = site.gateway.update()
-        except UpdateRefusedError:
-            self.method.reject(site.name)
-            raise
-        self.method.receive(update)
 
     def _offer_work(self) -> None:
         """Give every waiting site that is in contact its next work, if there is any."""
