@@ -46,13 +46,14 @@ def main() -> None:
         figures = measure(work, arguments.layers)
     finally:
         shutil.rmtree(work)
-    print(f"{'':8}{'GB written':>12}{'seconds':>10}{'MB/s':>8}{'of a copy':>11}{'peak RSS':>10}")
+    head = ("GB written", "seconds", "CPU s", "MB/s", "of a copy", "peak RSS")
+    print(f"{'':6}" + "".join(f"{name:>12}" for name in head))
     for row in figures["timed"]:
         rss = f"{row['peak_rss_MB']:.0f} MB" if "peak_rss_MB" in row else ""
         share = f"{row['of_a_copy']:.2f}" if "of_a_copy" in row else ""
         print(
-            f"{row['name']:8}{row['bytes'] / 1e9:12.2f}{row['seconds']:10.1f}"
-            f"{row['rate'] / 1e6:8.0f}{share:>11}{rss:>10}"
+            f"{row['name']:6}{row['bytes'] / 1e9:12.2f}{row['seconds']:12.1f}{row['cpu_s']:12.1f}"
+            f"{row['rate'] / 1e6:12.0f}{share:>12}{rss:>12}"
         )
     print(f"merged tensor files identical to the original: {figures['identical']}")
     for name, found in figures["killed"].items():
@@ -173,15 +174,15 @@ def write_assignment(work: Path, base: Path) -> None:
 def timed_copy(source: Path, target: Path) -> dict[str, float]:
     """Copy the tensor files and wait until they are on disk; then remove the copy."""
     target.mkdir()
-    start = time.monotonic()
+    start, cpu_start = time.monotonic(), time.process_time()
     for path in source.glob(f"*{SUFFIX}"):
         shutil.copyfile(path, target / path.name)
         with (target / path.name).open("rb") as copied:
             os.fsync(copied.fileno())
-    seconds = time.monotonic() - start
+    seconds, cpu_s = time.monotonic() - start, time.process_time() - cpu_start
     num_bytes = total_bytes(target)
     shutil.rmtree(target)
-    return {"seconds": seconds, "bytes": num_bytes}
+    return {"seconds": seconds, "cpu_s": cpu_s, "bytes": num_bytes}
 
 
 def start_command(*arguments: str) -> int:
@@ -199,7 +200,11 @@ def timed(*arguments: str) -> dict[str, float]:
     _, status, usage = os.wait4(start_command(*arguments), 0)
     if status:
         raise SystemExit(f"emsfl {' '.join(arguments)} failed")
-    return {"seconds": time.monotonic() - start, "peak_rss_MB": usage.ru_maxrss * 1024 / 1e6}
+    return {
+        "seconds": time.monotonic() - start,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "peak_rss_MB": usage.ru_maxrss * 1024 / 1e6,
+    }
 
 
 def kill_half_way(folder: Path, num_bytes: int, *arguments: str) -> int:

@@ -47,6 +47,23 @@ def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_devices_and_pipes_are_written_to_and_links_stay_links(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+        write_text(pipe, "through")
+        assert reader.communicate()[0] == "through"
+    assert pipe.is_fifo()
+    (tmp_path / "to-null").symlink_to(os.devnull)
+    write_text(tmp_path / "to-null", "gone")
+    assert Path(os.devnull).is_char_device()
+    write_text(tmp_path / "real", "old")
+    (tmp_path / "link").symlink_to("real")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+
 def test_json_that_is_no_json_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "x.json", {"loss": float("nan")})

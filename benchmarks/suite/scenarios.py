@@ -55,7 +55,7 @@ def _mapped(name: str, *overrides: str) -> Scenario:
 
 
 MIXED = tuple(
-    _mapped(f"mixed_{alpha:g}", f"data.domain_alpha={alpha}") for alpha in (0.1, 1.0, 100.0)
+    _mapped(f"mixed_{alpha:g}", f"data.split={{by: domain, alpha: {alpha}}}") for alpha in (0.1, 1.0, 100.0)
 )
 """Domains spread over the clusters by Dirichlet shares: 0.1 nearly pure, 100 alike."""
 

@@ -203,7 +203,7 @@ def _describe(model: type[BaseModel], tree: dict[str, Any], problem: ErrorDetail
     if kind == "union_tag_not_found":
         return f"{name}.{context['discriminator'].strip(chr(39))} is missing; add it"
     if kind == "union_tag_invalid":
-        key = context["discriminator"].strip("'")
+        key = context["discriminator"].strip("'").removesuffix("()")  # a field, or a function
         return f"{name}.{key} = {context['tag']!r}: must be one of {context['expected_tags']}"
     field = _fields_at(model, problem["loc"][:-1]).get(str(problem["loc"][-1])) if path else None
     bounds = value_range(field) if field and kind.startswith(("greater_", "less_")) else ""

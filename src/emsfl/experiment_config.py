@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from emsfl.config import ConfigModel, load_config
-from emsfl.data import DataConfig
+from emsfl.data import DataConfig, MnistRotatedConfig
 from emsfl.deploy import DeployConfig
 from emsfl.methods import METHODS, MethodSettings
 from emsfl.moe import ModelConfig, PatchMoEConfig
@@ -29,7 +29,7 @@ class ExperimentConfig(ConfigModel):
         default=("ems_fl", "fedavg", "fedavg_fill", "fedasync"), min_length=1
     )
     orbit: OrbitConfig
-    data: DataConfig = DataConfig()
+    data: DataConfig = MnistRotatedConfig()
     model: ModelConfig = PatchMoEConfig()
     training: TrainingConfig = TrainingConfig()
     method_settings: MethodSettings = MethodSettings()

@@ -26,9 +26,18 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed onto `path`.
 
     Nothing is left behind when the body raises. A killed process leaves `path` as it was, and at
-    most a hidden `.part` file beside it.
+    most a hidden `.part` file beside it. A link stays a link: the file behind it is replaced. What
+    is no file (`/dev/null`, `/dev/stdout`, a pipe) is written to, not replaced.
     """
     target = Path(path)
+    if target.is_char_device() or target.is_fifo():
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / target.name
+            yield temporary
+            with target.open("wb") as stream:
+                stream.write(temporary.read_bytes())
+        return
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)

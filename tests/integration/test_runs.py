@@ -81,6 +81,21 @@ def test_same_bytes_with_two_processes(reference, tmp_path):
     assert events == (reference / "events.jsonl").read_bytes()
 
 
+def test_same_bytes_on_a_ray_cluster(reference, tmp_path):
+    pytest.importorskip("ray")
+    emsfl.run(
+        load(DEMO, SMALL, METHODS),
+        out=tmp_path / "run",
+        workers=2,
+        executor="ray",
+        sinks=["tensorboard"],
+        progress=False,
+    )
+    assert comparable(tmp_path / "run") == comparable(reference)
+    assert (tmp_path / "run/events.jsonl").read_bytes() == (reference / "events.jsonl").read_bytes()
+    assert len(list((tmp_path / "run/tensorboard").iterdir())) == len(METHODS)
+
+
 def command(*arguments) -> list[str]:
     return [sys.executable, "-c", "from emsfl.cli import main; main()", *map(str, arguments)]
 

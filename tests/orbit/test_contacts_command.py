@@ -91,6 +91,29 @@ def test_every_format_and_picture_is_written(run, tmp_path: Path):
         assert (tmp_path / f"map.{ending}").stat().st_size > 20_000
 
 
+def test_contacts_between_satellites_go_into_plans(run, tmp_path: Path):
+    pair = "".join(
+        f"{name}\n{with_number(first, name)}\n{with_number(second, name)}\n"
+        for name, first, second in (("25544", *TLE.splitlines()), ("25545", *TLE.splitlines()))
+    )
+    (tmp_path / "pair.tle").write_text(pair)
+    link = {"elements": "pair.tle", "inter_satellite": "8e6,5000"}
+    code, text, _ = run(format="ion", **link)
+    assert code == 0
+    between = [line.split() for line in text.splitlines() if line.startswith("a contact")]
+    assert [row[-1] for row in between if {row[4], row[5]} == {"3", "4"}] == ["1000000"] * 2
+    for form in ("csv", "json"):
+        code, text, errors = run(format=form, **link)
+        assert (code, text) == (2, "")
+        assert "go into ion, tvg or czml" in errors
+
+
+def with_number(line: str, number: str) -> str:
+    """Return a line of a TLE with another catalogue number and a checksum that fits."""
+    body = line[:2] + number + line[7:-1]
+    return body + str(sum(int(c) if c.isdigit() else c == "-" for c in body) % 10)
+
+
 def test_rates_go_into_plans(run):
     _, text, _ = run(format="ion", link="8000,16000")
     rates = {line.split()[-1] for line in text.splitlines() if line.startswith("a contact")}
@@ -98,6 +121,13 @@ def test_rates_go_into_plans(run):
     _, text, _ = run(format="tvg", link="tr38821-handheld-leo600")
     profile = json.loads(text)["edges"][0]["contacts"][0][4]
     assert len({rate for _, rate, _, _ in profile}) > 3
+
+
+def test_a_site_named_as_a_satellite_is_refused(run, tmp_path: Path):
+    (tmp_path / "sites.csv").write_text(SITES.replace("Quito", "ISS (ZARYA)"))
+    code, text, errors = run(format="tvg")
+    assert (code, text) == (2, "")
+    assert "'ISS (ZARYA)' names a site and a satellite" in errors
 
 
 def test_old_elements_warn_on_stderr(run):
@@ -122,6 +152,10 @@ def test_old_elements_warn_on_stderr(run):
         ({"link": "12"}, "link.preset = '12'"),
         ({"link": "-5,10"}, "link.uplink_bps = -5.0"),
         ({"link": "fast,slow"}, "link 'fast,slow' must be two bit rates"),
+        ({"beams_per_satellite": "1"}, "--beams-per-satellite says how to share and needs"),
+        ({"inter_satellite": "fast"}, "inter_satellite 'fast' must be a bit rate and a range"),
+        ({"inter_satellite": "1e6,-1"}, "inter_satellite.max_range_km = -1.0"),
+        ({"out": "."}, "Is a directory"),
         ({"plot": "map.bmp"}, "cannot draw to 'map.bmp'"),
         ({"format": "xml"}, "'xml' is not one of"),
         ({"start": "2055-06-21T12:00:00Z"}, "none of the 1 satellites"),

@@ -82,6 +82,7 @@ def as_xml(message: dict) -> str:
         (json.dumps(OMM | {"EPOCH": "2026-06-21T12:25:40.104192Z"}), "ISS (ZARYA)"),
         (as_csv([OMM]), "ISS (ZARYA)"),
         (as_xml(OMM), "ISS (ZARYA)"),
+        (as_xml(OMM).replace("<ndm>", '<ndm xmlns="urn:ccsds:schema:ndmxml">'), "ISS (ZARYA)"),
         (as_xml(OMM | {"EPOCH": "2026-172T12:25:40.104192"}), "ISS (ZARYA)"),
     ],
 )

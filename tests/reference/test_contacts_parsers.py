@@ -1,7 +1,7 @@
 """ION and dtn-tvg-util files load in parsers that are not ours, with the same contacts and units.
 
-ION: `pons-dtn` (install it with --no-deps; its version pins are narrow). Time-varying graphs:
-`dtn-tvg-util`, the package that defines the format.
+ION: `pons-dtn` (`pip install --no-deps pons-dtn simpy`, for its version pins are narrow).
+Time-varying graphs: `dtn-tvg-util`, the package that defines the format.
 """
 
 import json
@@ -72,7 +72,7 @@ def test_dtn_tvg_util_reads_every_contact_and_its_profile(plan: ContactPlan):
 
 
 def test_pons_reads_every_ion_contact_in_bytes_per_second(plan: ContactPlan, tmp_path: Path):
-    pons = pytest.importorskip("pons", reason="pons-dtn is not installed")
+    pons = pytest.importorskip("pons", reason="pons-dtn, or simpy, is not installed")
     path = tmp_path / "contacts.ion"
     path.write_text(to_ion(plan))
     read = pons.IonContactPlan.from_file(path)

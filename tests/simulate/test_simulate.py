@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from emsfl.methods import METHODS, CostModel, MethodSettings, pack, unpack
+from emsfl.methods import METHODS, Activity, CostModel, MethodSettings, Venue, pack, unpack
 from emsfl.simulate import Simulation
 from emsfl.simulate.executor import InlineExecutor
 from emsfl.simulate.judge import Judge, evaluation_times
+from emsfl.simulate.site import Phase
 from emsfl.training import train_locally
 from tests.simulate.conftest import HOUR_S, make_plan
 
@@ -19,6 +20,13 @@ SETTINGS = MethodSettings.model_validate(
         "ems_fl": {"learning_rate": 0.05},
     }
 )
+
+
+OVER_CONTACTS = [
+    name
+    for name, entry in METHODS.items()
+    if entry.venue is Venue.CONTACTS and entry.training_of is None
+]
 
 
 def simulation(scenario, name, executor=None, settings=SETTINGS):
@@ -179,8 +187,40 @@ def test_experts_in_uploads_never_overlap(scenario):
             assert rows == set(owned[cluster][index])
 
 
-@pytest.mark.parametrize("name", ["ems_fl", "fedavg", "fedavg_fill", "fedasync"])
+@pytest.mark.parametrize("bootstrap", ["preinstalled", "over_the_air"])
+@pytest.mark.parametrize("name", OVER_CONTACTS)
+def test_nobody_starts_to_train_before_fedavg_could(scenario, name, bootstrap):
+    """Not even EMS-FL: what devices need for it comes no earlier than what FedAvg needs."""
+    config = scenario.config.model_copy(update={"bootstrap": bootstrap})
+    federation = scenario.federation
+    if bootstrap == "over_the_air":
+        federation = replace(federation, scores=None, statistics=None)
+    scenario = replace(scenario, config=config, federation=federation)
+
+    def first_training_s(method):
+        sim = simulation(scenario, method)
+        starts = {}
+        while not sim.finished:
+            for site in sim.sites:
+                work = site.work
+                if site.phase is Phase.WORKING and work.activity is Activity.TRAIN:
+                    starts.setdefault(site.name, sim.now_s)
+            sim.step()
+        return starts
+
+    earliest = first_training_s("fedavg_fill")
+    assert set(earliest) == {"north", "south"}
+    for cluster, start_s in first_training_s(name).items():
+        assert start_s >= earliest[cluster], cluster
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ems_fl", "fedavg", "fedavg_fill", "fedavg_quorum", "fedasync", "fedbuff", "fedmoe", "esft"],
+)
 def test_checkpoint_anywhere_changes_nothing(scenario, name):
+    few = scenario.config.model_copy(update={"max_local_steps_per_contact": 4})
+    scenario = replace(scenario, config=few)
     whole = finish(simulation(scenario, name))
     sim = simulation(scenario, name)
     events = []

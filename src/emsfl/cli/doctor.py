@@ -18,6 +18,11 @@ EXTRAS = {
     "hf": "Hugging Face models and data files",
     "plot": "contact maps and timelines as images",
     "rain": "rain attenuation of links",
+    "ray": "training on a Ray cluster",
+    "tensorboard": "curves for TensorBoard",
+    "mlflow": "curves for MLflow",
+    "wandb": "curves for Weights & Biases",
+    "trackio": "curves for trackio",
     "bench": "what contact finding is measured against",
     "dev": "tests, linters, type checker",
 }
@@ -161,11 +166,11 @@ def _cache() -> Finding:
 
 def _data() -> Finding:
     """Load the images for real: a package can be there and its files not."""
-    from emsfl.data import DataConfig, load_data
+    from emsfl.data import MnistRotatedConfig, load_data
     from emsfl.errors import DataError
 
     try:
-        data = load_data(DataConfig(), ["somewhere"], seed=0)
+        data = load_data(MnistRotatedConfig(), ["somewhere"], seed=0)
     except DataError as error:
         return Finding(name="data", found="missing", problem=str(error))
     num_images = len(data.public) + sum(len(shard) for shard in data.shards["somewhere"])

@@ -39,11 +39,17 @@ def plan(
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2, allow_nan=False))
         return
-    table = Table(title=f"{settings.name}: {settings.orbit.hours:g} h, before any training")
+    table = Table(
+        title=f"{settings.name}: {settings.orbit.hours:g} h, before any training",
+        caption="bottleneck: contacts (a round waits for one, or trains until one comes), training,"
+        " or link (also where an update needs more than one contact)",
+        caption_justify="left",
+    )
     table.add_column("method")
     table.add_column("site")
     for name in (
         "contacts\na day",
+        "a contact\nsends (kB)",
         "update up\n(kB)",
         "and down\n(kB)",
         "contacts\nan upload",
@@ -61,6 +67,7 @@ def plan(
             row.method,
             row.site,
             f"{row.contacts_per_day:.1f}",
+            f"{row.uplink_bytes_per_contact / 1e3:.0f}",
             f"{row.upload_bytes / 1e3:.1f}",
             f"{row.download_bytes / 1e3:.1f}",
             f"{row.contacts_per_upload:.3g}",

@@ -7,15 +7,24 @@ from typing import Annotated
 
 import typer
 
-from emsfl.cli.run import AsJson, Workers, print_result_of
+from emsfl.cli.run import AsJson, Executor, Sink, Workers, checked_executor, print_result_of
 
 
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.", show_default=False)],
     workers: Workers = 1,
+    executor: Executor = "local",
+    sink: Sink = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue a run that was stopped, from its last checkpoint to the same result."""
     from emsfl import experiment
 
-    print_result_of(experiment.resume(run, workers=workers, progress=not as_json), as_json)
+    finished = experiment.resume(
+        run,
+        workers=workers,
+        executor=checked_executor(executor),
+        sinks=sink or (),
+        progress=not as_json,
+    )
+    print_result_of(finished, as_json)

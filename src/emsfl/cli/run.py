@@ -28,6 +28,17 @@ Seeds = Annotated[
 Workers = Annotated[
     int, typer.Option(min=1, help="Processes that train. The result is the same for any number.")
 ]
+Executor = Annotated[
+    str, typer.Option(metavar="local|ray", help="Where training runs. The result is the same.")
+]
+Sink = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Give the curves to a tracker as well: tensorboard, mlflow, wandb (offline unless "
+        "WANDB_MODE is set) or trackio. May be given several times.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print result.json, nothing else.")]
 
 
@@ -41,6 +52,8 @@ def run(
         typer.Option(metavar="DIR", help="The run folder, made at once. Default: one below runs/."),
     ] = None,
     workers: Workers = 1,
+    executor: Executor = "local",
+    sink: Sink = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the experiment of a config file and write a run folder.
@@ -53,8 +66,22 @@ def run(
     settings = experiment.load(
         config, overrides or [], methods=split_names(methods), seeds=split_seeds(seeds)
     )
-    finished = experiment.run(settings, out=out, workers=workers, progress=not as_json)
+    finished = experiment.run(
+        settings,
+        out=out,
+        workers=workers,
+        executor=checked_executor(executor),
+        sinks=sink or (),
+        progress=not as_json,
+    )
     print_result_of(finished, as_json)
+
+
+def checked_executor(name: str) -> str:
+    """Return the name of an executor; anything else is a usage error."""
+    if name not in ("local", "ray"):
+        raise typer.BadParameter(f"{name!r} is neither local nor ray", param_hint="--executor")
+    return name
 
 
 def split_names(text: str | None) -> list[str] | None:

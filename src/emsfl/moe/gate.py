@@ -148,15 +148,22 @@ def gate_features(model: nn.Module, layout: MoELayout, inputs: Tensor) -> Tensor
 
 @contextmanager
 def gated(
-    model: nn.Module, layout: MoELayout, gate: DomainGate, log_posterior: Tensor
+    model: nn.Module,
+    layout: MoELayout,
+    gate: DomainGate,
+    log_posterior: Tensor,
+    lengths: Tensor | None = None,
 ) -> Iterator[None]:
-    """While active, `model` routes N inputs by their `log_posterior` [N, C] in every MoE layer."""
+    """While active, `model` routes N inputs by their `log_posterior` [N, C] in every MoE layer.
+
+    `lengths` [N] says how many tokens each input has, if that differs.
+    """
     handles: list[Any] = []
     for index, layer in enumerate(layout.layers):
 
         def reroute(module: Any, _inputs: Any, routing: Any, index: int = index) -> Any:
-            num_tokens = len(routing[0]) // len(log_posterior)
-            per_token = log_posterior.repeat_interleave(num_tokens, 0)
+            repeats = len(routing[0]) // len(log_posterior) if lengths is None else lengths
+            per_token = log_posterior.repeat_interleave(repeats, 0)
             return module.select(gate.gated_logits(index, routing[0], per_token))
 
         handles.append(model.get_submodule(layer.router).register_forward_hook(reroute))

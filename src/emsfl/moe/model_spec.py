@@ -79,8 +79,8 @@ class ModelSpec(ABC):
     def prepare(self, inputs: Tensor) -> Any:
         """Return what `loss` and `judge` take, for all inputs [N, ...] of a data set at once.
 
-        The result is indexed by a slice or an int64 tensor to get a batch, and moved to a device
-        by `.to(device)`. Here: the inputs themselves.
+        The result lies where the inputs do, and is indexed by a slice or an int64 tensor to get a
+        batch. Here: the inputs themselves.
         """
         return inputs
 

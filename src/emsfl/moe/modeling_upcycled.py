@@ -92,9 +92,12 @@ class Router(nn.Module):
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits [T, E], weights [T, K] and indices [T, K] for tokens [T, D]."""
-        logits = functional.linear(tokens, self.weight)
+        return self.select(functional.linear(tokens, self.weight))
+
+    def select(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Apply top-k and renormalisation to logits [T, E]."""
         shares, indices = logits.float().softmax(-1).topk(self.top_k, -1)
-        weights = (shares / shares.sum(-1, keepdim=True)).to(tokens.dtype)
+        weights = (shares / shares.sum(-1, keepdim=True)).to(logits.dtype)
         return logits, weights, indices
 
 

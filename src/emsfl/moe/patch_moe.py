@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emsfl.moe.config import ModelConfig
+from emsfl.moe.config import PatchMoEConfig
 
 NUM_HEADS = 4
 
@@ -70,7 +70,7 @@ class Experts(nn.Module):
 class MoELayer(nn.Module):
     """A router and its experts: the structure that the adapter looks for."""
 
-    def __init__(self, config: ModelConfig, num_experts: int) -> None:
+    def __init__(self, config: PatchMoEConfig, num_experts: int) -> None:
         super().__init__()
         self.router = Router(config.hidden_size, num_experts, config.top_k)
         self.experts = Experts(config.hidden_size, config.expert_size, num_experts)
@@ -104,7 +104,7 @@ class SelfAttention(nn.Module):
 class Block(nn.Module):
     """Attention (only where there is more than one patch), then experts, both residual."""
 
-    def __init__(self, config: ModelConfig, num_experts: int, num_patches: int) -> None:
+    def __init__(self, config: PatchMoEConfig, num_experts: int, num_patches: int) -> None:
         super().__init__()
         size = config.hidden_size
         self.attention_norm = nn.LayerNorm(size) if num_patches > 1 else None
@@ -123,7 +123,7 @@ class Block(nn.Module):
 class PatchMoE(nn.Module):
     """Patches -> embedding -> blocks -> mean over patches -> class logits."""
 
-    def __init__(self, config: ModelConfig, num_classes: int, num_experts: int) -> None:
+    def __init__(self, config: PatchMoEConfig, num_classes: int, num_experts: int) -> None:
         super().__init__()
         self.patch_px = config.patch_px
         self.patches_per_side = config.image_px // config.patch_px

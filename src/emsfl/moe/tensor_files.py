@@ -7,9 +7,11 @@ stays at one buffer whatever the file's size.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
+import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -229,8 +231,7 @@ def write_file(path: Path, header: bytes, tensors: Sequence[NewTensor], progress
         tensors: what to write.
         progress: told of all bytes written.
     """
-    with atomic_path(path) as temporary, temporary.open("wb", buffering=0) as file:
-        sink = _Sink(file.fileno(), progress)
+    with atomic_path(path) as temporary, _Sink(temporary, progress) as sink:
         sink.take(header)
         end = len(header)
         for tensor in tensors:
@@ -241,52 +242,76 @@ def write_file(path: Path, header: bytes, tensors: Sequence[NewTensor], progress
                     sink.take(piece)
             end += tensor.num_bytes
             assert sink.num_taken == end, tensor.name
-        sink.flush()
+        sink.finish()
     return sink.digest.hexdigest()
 
 
 class _Sink:
-    """Gathers bytes into chunks, and hashes and writes each while it is in the cache."""
+    """Gathers bytes into chunks; hashes and writes each while it is in the processor's cache.
 
-    def __init__(self, target: int, progress: Progress) -> None:
+    Chunks go to the disk directly where the system can do that: files larger than memory would
+    push everything else out of its page cache, and making room there takes longer than hashing.
+    """
+
+    def __init__(self, path: Path, progress: Progress) -> None:
         self.digest = hashlib.sha256()
         self.num_taken = 0
-        self._target, self._progress = target, progress
-        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        self._progress = progress
+        self._buffer = memoryview(mmap.mmap(-1, CHUNK_BYTES))  # aligned, as direct writes need it
         self._filled = 0
+        self._file = _open_direct(path)
+
+    def __enter__(self) -> _Sink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
 
     def take_range(self, piece: ByteRange) -> None:
-        """Append bytes of a file, read straight into the buffer where they fit into it."""
-        if piece.num_bytes <= CHUNK_BYTES - self._filled:
-            for chunk in piece.read(self._buffer[self._filled :]):
+        """Append bytes of a file, read straight into the buffer."""
+        done = 0
+        while done < piece.num_bytes:
+            room = self._buffer[self._filled : self._filled + piece.num_bytes - done]
+            part = ByteRange(piece.path, piece.start + done, len(room), piece.watcher)
+            for chunk in part.read(room):
                 self._count(len(chunk))
-            return
-        self.flush()
-        for chunk in piece.read(self._buffer):
-            self._count(len(chunk))
-            self.flush()
+            done += len(room)
 
     def take(self, piece: Buffer) -> None:
         """Append bytes in memory."""
         rest = memoryview(piece).cast("B")
         while rest:
-            if self._filled == CHUNK_BYTES:
-                self.flush()
             head = rest[: CHUNK_BYTES - self._filled]
             self._buffer[self._filled : self._filled + len(head)] = head
             self._count(len(head))
             rest = rest[len(head) :]
 
+    def finish(self) -> None:
+        """Write what is left: no whole chunk, so not directly."""
+        if hasattr(os, "O_DIRECT"):
+            flags = fcntl.fcntl(self._file, fcntl.F_GETFL)
+            fcntl.fcntl(self._file, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+        self._flush()
+
     def _count(self, count: int) -> None:
         self._filled += count
         self.num_taken += count
+        if self._filled == CHUNK_BYTES:
+            self._flush()
 
-    def flush(self) -> None:
-        """Hash and write what was gathered."""
+    def _flush(self) -> None:
         view = self._buffer[: self._filled]
         self._filled = 0
         self.digest.update(view)
         while view:
-            written = os.write(self._target, view)
+            written = os.write(self._file, view)
             view = view[written:]
             self._progress(written)
+
+
+def _open_direct(path: Path) -> int:
+    """Open a file for writing without the page cache; with it where that cannot be had."""
+    try:
+        return os.open(path, os.O_WRONLY | getattr(os, "O_DIRECT", 0))
+    except OSError:
+        return os.open(path, os.O_WRONLY)

@@ -43,6 +43,7 @@ TOKENIZER_FILES = (
     "chat_template*",
     "preprocessor_config.json",
 )
+SEQUENCES = "ForSequenceClassification"
 ROUTER_DEVIATION = 0.02
 """Standard deviation of a fresh router's weights."""
 
@@ -218,33 +219,57 @@ def _write_encoder(
     dense = transformers.AutoModel.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, **modeling.encoder_settings(kind)
     )
-    num_layers = len(dense.get_submodule(modeling.ENCODERS[kind].layers))
-    chosen = range(num_layers) if settings.layers is None else settings.layers
-    if not chosen or not all(0 <= number < num_layers for number in chosen):
-        raise ConfigError(f"layers = {settings.layers} must lie in 0..{num_layers - 1}")
-    images = kind == "vit"
-    task = "ForImageClassification" if images else "ForSequenceClassification"
-    name = f"Upcycled{task}" if settings.labels else "UpcycledModel"
-    names = dict(enumerate(settings.labels))
-    upcycled_config = modeling.UpcycledConfig(
-        dense=dense.config.to_dict(),
-        num_experts=settings.num_experts,
-        num_experts_per_tok=settings.top_k,
-        moe_layers=sorted(set(chosen)),
-        **({"id2label": names, "label2id": {v: k for k, v in names.items()}} if names else {}),
-    )
-    upcycled_config.auto_map = {
+    model = upcycle_encoder(dense, settings)
+    task = "ForImageClassification" if kind == "vit" else "ForSequenceClassification"
+    model.config.auto_map = {
         "AutoConfig": "modeling_upcycled.UpcycledConfig",
         "AutoModel": "modeling_upcycled.UpcycledModel",
-        **({f"AutoModel{task}": f"modeling_upcycled.{name}"} if names else {}),
+        **(
+            {f"AutoModel{task}": f"modeling_upcycled.{type(model).__name__}"}
+            if settings.labels
+            else {}
+        ),
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)  # draws the classifier
-        model = modeling.CLASSES[name](upcycled_config)
-    generator = torch.Generator().manual_seed(settings.seed)
-    _copy_dense(dense, model.encoder if names else model, upcycled_config, generator)
     model.to(dense.dtype).save_pretrained(out)
     shutil.copyfile(inspect.getfile(modeling), out / "modeling_upcycled.py")
+
+
+def upcycle_encoder(dense: Any, settings: UpcycleSettings) -> Any:
+    """Return the mixture that a dense encoder becomes, in float32.
+
+    Args:
+        dense: a model of a type in `modeling_upcycled.ENCODERS`, without pooler.
+        settings: which layers become mixtures; with `labels`, a fresh classifier comes on top.
+
+    Raises:
+        ConfigError: layers out of range.
+    """
+    modeling = _modeling()
+    config = upcycled_config(dense.config, settings)
+    num_layers = len(dense.get_submodule(modeling.ENCODERS[dense.config.model_type].layers))
+    if not config.moe_layers or not all(0 <= n < num_layers for n in config.moe_layers):
+        raise ConfigError(f"layers = {settings.layers} must lie in 0..{num_layers - 1}")
+    task = "ForImageClassification" if dense.config.model_type == "vit" else SEQUENCES
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # draws the classifier
+        model = modeling.CLASSES[f"Upcycled{task}" if settings.labels else "UpcycledModel"](config)
+    generator = torch.Generator().manual_seed(settings.seed)
+    _copy_dense(dense, model.encoder if settings.labels else model, config, generator)
+    return model
+
+
+def upcycled_config(dense: Any, settings: UpcycleSettings) -> Any:
+    """Return the configuration of the mixture that the encoder of `dense` becomes."""
+    modeling = _modeling()
+    names = dict(enumerate(settings.labels))
+    layers = range(dense.num_hidden_layers) if settings.layers is None else settings.layers
+    return modeling.UpcycledConfig(
+        dense=dense.to_dict(),
+        num_experts=settings.num_experts,
+        num_experts_per_tok=settings.top_k,
+        moe_layers=sorted(set(layers)),
+        **({"id2label": names, "label2id": {v: k for k, v in names.items()}} if names else {}),
+    )
 
 
 @torch.no_grad()

@@ -85,10 +85,8 @@ def make_plan(config: OrbitConfig, cache_dir: Path | str | None = None) -> Conta
 
 def _build(config: OrbitConfig, satellites: list[Satellite], elements: str) -> ContactPlan:
     satellites = _with_server(config, satellites)
-    shared = {site.name for site in config.sites} & {satellite.name for satellite in satellites}
-    if shared:
-        raise ConfigError(f"{min(shared)!r} names a site and a satellite; rename the site")
     sites = [Site(**site.model_dump()) for site in config.sites]
+    require_own_names(satellites, sites)
     duration_s = config.hours * 3600
     windows = find_windows(satellites, sites, config.start, duration_s, config.min_elevation_deg)
 
@@ -108,8 +106,17 @@ def _build(config: OrbitConfig, satellites: list[Satellite], elements: str) -> C
             "elements_hash": elements,
             **config.model_dump(mode="json", exclude={"start", "hours", "constellation", "sites"}),
         },
-        _inter_satellite(config, links, satellites, len(sites)) if links else (),
+        between_satellites(links, satellites, len(sites), config.start, duration_s)
+        if links
+        else (),
     )
+
+
+def require_own_names(satellites: Sequence[Satellite], sites: Sequence[Site]) -> None:
+    """Raise a ConfigError where a site and a satellite share a name: plans know nodes by name."""
+    shared = {site.name for site in sites} & {satellite.name for satellite in satellites}
+    if shared:
+        raise ConfigError(f"{min(shared)!r} names a site and a satellite; rename the site")
 
 
 def elevation_of(
@@ -208,14 +215,23 @@ def _join(columns: list[Floats]) -> Floats:
     return np.concatenate(columns) if columns else np.empty(0)
 
 
-def _inter_satellite(
-    config: OrbitConfig, links: InterSatelliteConfig, satellites: list[Satellite], first: int
+def between_satellites(
+    links: InterSatelliteConfig,
+    satellites: Sequence[Satellite],
+    num_sites: int,
+    epoch: datetime,
+    duration_s: float,
 ) -> list[Row]:
+    """Return the contacts of all pairs of satellites, both directions, for `assemble`.
+
+    Raises:
+        DataError: a satellite that SGP4 cannot propagate over the search.
+    """
     windows = find_inter_satellite_windows(
         satellites,
         list(combinations(range(len(satellites)), 2)),
-        config.start,
-        config.hours * 3600,
+        epoch,
+        duration_s,
         links.max_range_km,
         links.limb_altitude_km,
     )
@@ -225,13 +241,13 @@ def _inter_satellite(
         edges = segment_edges(start_s, end_s)
         pair = int(windows.first[row]), int(windows.second[row])
         range_km = range_between(
-            satellites[pair[0]], satellites[pair[1]], config.start, (edges[:-1] + edges[1:]) / 2
+            satellites[pair[0]], satellites[pair[1]], epoch, (edges[:-1] + edges[1:]) / 2
         )
         for source, destination in (pair, pair[::-1]):
             rows.append(
                 Row(
-                    first + source,
-                    first + destination,
+                    num_sites + source,
+                    num_sites + destination,
                     start_s,
                     end_s,
                     edges[:-1],

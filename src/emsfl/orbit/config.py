@@ -258,6 +258,8 @@ class ContactsConfig(SearchConfig):
     allocation: AllocationConfig | None = None
     """None lets every satellite above the mask count."""
     link: LinkConfig
+    inter_satellite: InterSatelliteConfig | None = None
+    """Part of plans (ion, tvg, czml), not of the list of contacts (csv, json)."""
 
 
 class OrbitConfig(SearchConfig):

@@ -14,10 +14,11 @@ Floats = NDArray[np.float64]
 
 # (name, information bits per symbol, ideal Es/N0 in dB for quasi-error-free reception), normal
 # frames without pilots on an AWGN channel. Only codes that no other beats at its Es/N0 are listed;
-# QPSK 2/9 is left out, for it is sent in frames for very low ratios. "-L": codes for linear channels.
-# Source: ETSI EN 302 307-1, table 13 (DVB-S2), and EN 302 307-2 V1.1.1, table 20a (DVB-S2X); the
+# QPSK 2/9 is left out, for it is sent in frames for very low ratios. "-L" codes are for linear
+# channels.
+# Source: ETSI EN 302 307-1, table 13 (DVB-S2), and EN 302 307-2 V1.1.1, table 20a (DVB-S2X). The
 # standards were not read themselves: the rows of DVB-S2X are those of github.com/harrison-caudill/
-# pylink (modulation.py, "page 52"), the rows of DVB-S2 are known from many public tables, and a test
+# pylink (modulation.py, "page 52"), the rows of DVB-S2 agree with public simulators, and a test
 # derives every efficiency from the size of its frame.
 MODCODS = (
     ("QPSK 1/4", 0.490243, -2.35),

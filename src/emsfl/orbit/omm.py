@@ -78,6 +78,8 @@ def _xml(path: Path, text: str) -> Iterator[Message]:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise DataError(f"{path}:{error.position[0]}: not valid XML: {error}") from None
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]  # a namespace, which some writers add
     found = [root] if root.tag == "omm" else root.findall("omm")
     for number, omm in enumerate(found, start=1):
         leaves = (leaf for leaf in omm.iter() if len(leaf) == 0 and leaf.tag != "COMMENT")

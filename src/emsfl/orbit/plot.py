@@ -66,14 +66,17 @@ def plot_contacts(
             world.plot(*track, color=color, linewidth=0.4, alpha=0.5, zorder=2)
     labelled: set[int] = set()
     for slot in slots:
-        satellite, site = int(windows.satellite[slot.window]), int(windows.site[slot.window])
+        satellite = int(windows.satellite[slot.window])
         count = max(3, int((slot.end_s - slot.start_s) / _STEP_S))
         track = _track(satellites[satellite], epoch, np.linspace(slot.start_s, slot.end_s, count))
         name = satellites[satellite].name if satellite not in labelled else None
         labelled.add(satellite)
         world.plot(*track, color=colors[satellite], linewidth=1.5, zorder=3, label=name)
+    for slot, (lane, lanes) in zip(slots, _lanes(slots, windows), strict=True):
         bar = (slot.start_s / 3600, (slot.end_s - slot.start_s) / 3600)
-        timeline.broken_barh([bar], (site - 0.4, 0.8), facecolors=colors[satellite])
+        rows = (int(windows.site[slot.window]) - 0.4 + 0.8 * lane / lanes, 0.8 / lanes)
+        color = colors[int(windows.satellite[slot.window])]
+        timeline.broken_barh([bar], rows, facecolors=color, linewidth=0)
     longitudes = [(site.longitude_deg + 180) % 360 - 180 for site in sites]
     latitudes = [site.latitude_deg for site in sites]
     world.plot(longitudes, latitudes, "o", color="black", markersize=4, zorder=4)
@@ -86,13 +89,15 @@ def plot_contacts(
             horizontalalignment="right" if longitude > 120 else "left",
             verticalalignment="top" if place.latitude_deg > 0 else "bottom",
             size=7,
+            zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
         )
     world.set(xlim=(-180, 180), ylim=(-90, 90), aspect="equal")
     world.set(xticks=range(-180, 181, 60), yticks=range(-90, 91, 30))
     world.set(xlabel="longitude (deg)", ylabel="latitude (deg)")
     world.set_title("Ground tracks while in contact")
     if 0 < len(used) <= 12:
-        world.legend(loc="lower left", fontsize=7, ncols=2)
+        world.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7)
     timeline.set(xlim=(0, duration_s / 3600), ylim=(-0.6, len(sites) - 0.4))
     timeline.set_yticks(range(len(sites)), [site.name for site in sites], size=7)
     timeline.invert_yaxis()
@@ -101,6 +106,22 @@ def plot_contacts(
     timeline.set_title("Contacts")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=130)
+
+
+def _lanes(slots: Sequence[Slot], windows: Windows) -> list[tuple[int, int]]:
+    """Return (lane, lanes of its site) per slot: contacts at the same time lie beside each other.
+
+    A lane is free again when its contact has ended; lanes are shared over the whole timeline.
+    """
+    free_s: dict[int, list[float]] = {}
+    taken = [0] * len(slots)
+    for row in sorted(range(len(slots)), key=lambda row: slots[row].start_s):
+        ends_s = free_s.setdefault(int(windows.site[slots[row].window]), [])
+        lane = next((i for i, end in enumerate(ends_s) if end <= slots[row].start_s), len(ends_s))
+        ends_s[lane : lane + 1] = [slots[row].end_s]
+        taken[row] = lane
+    counts = (len(free_s[int(windows.site[slot.window])]) for slot in slots)
+    return list(zip(taken, counts, strict=True))
 
 
 def _coastlines() -> list[Floats]:

@@ -11,7 +11,7 @@ from typing import Any
 from emsfl.config import load_config
 from emsfl.errors import ConfigError
 from emsfl.orbit.allocation import Slot, allocate, every_window
-from emsfl.orbit.build import assemble, elevation_of
+from emsfl.orbit.build import assemble, between_satellites, elevation_of, require_own_names
 from emsfl.orbit.config import ContactsConfig
 from emsfl.orbit.contacts import ElementsWarning, Windows, find_windows
 from emsfl.orbit.czml import to_czml
@@ -37,28 +37,47 @@ class Answer:
 
     def plan(self) -> ContactPlan:
         """Return the contacts as a plan, with the rates of the link."""
+        duration_s = self.config.hours * 3600
+        links = self.config.inter_satellite
+        between = (
+            between_satellites(
+                links, self.satellites, len(self.sites), self.config.start, duration_s
+            )
+            if links
+            else ()
+        )
         return assemble(
             self.slots,
             self.windows,
             self.satellites,
             self.sites,
             self.config.start,
-            self.config.hours * 3600,
+            duration_s,
             self.config.link,
             {
                 "elements_hash": elements_hash(self.satellites),
                 **self.config.model_dump(mode="json", exclude={"start", "hours"}),
             },
+            between,
         )
 
     def text(self, form: str) -> str:
-        """Return the contacts as "csv", "json", "ion", "tvg" or "czml"."""
+        """Return the contacts as "csv", "json", "ion", "tvg" or "czml".
+
+        Raises:
+            ConfigError: "csv" and "json" have no rows for contacts between satellites.
+        """
         if form == "ion":
             return to_ion(self.plan())
         if form == "tvg":
             return to_tvg(self.plan()) + "\n"
         if form == "czml":
             return to_czml(self.plan(), self.satellites, self.sites) + "\n"
+        if self.config.inter_satellite is not None:
+            raise ConfigError(
+                f"{form} lists contacts of sites only; contacts between satellites go into "
+                "ion, tvg or czml"
+            )
         rows = contact_rows(
             self.slots,
             self.windows,
@@ -84,7 +103,13 @@ class Answer:
         )
 
 
-def ask(elements: Path, sites: Path, link: str, settings: Mapping[str, Any]) -> Answer:
+def ask(
+    elements: Path,
+    sites: Path,
+    link: str,
+    settings: Mapping[str, Any],
+    inter_satellite: str | None = None,
+) -> Answer:
     """Find contacts between the satellites and sites of two files.
 
     Args:
@@ -92,13 +117,22 @@ def ask(elements: Path, sites: Path, link: str, settings: Mapping[str, Any]) -> 
         sites: any file that `read_sites` takes.
         link: name of a preset, or "UP,DOWN" in bit/s.
         settings: the other fields of `ContactsConfig`.
+        inter_satellite: "BIT/S,MAX_RANGE_KM" of links between satellites.
 
     Raises:
         UserError: a file, a setting or the link is wrong.
     """
-    config = load_config(ContactsConfig, {**settings, "link": _link(link)})
+    between = None
+    if inter_satellite is not None:
+        values = _two_numbers(
+            "inter_satellite", inter_satellite, "a bit rate and a range such as 1e9,5000"
+        )
+        between = dict(zip(("rate_bps", "max_range_km"), values, strict=True))
+    given = {**settings, "link": _link(link), "inter_satellite": between}
+    config = load_config(ContactsConfig, given)
     satellites = read_elements(elements)
     places = read_sites(sites)
+    require_own_names(satellites, places)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ElementsWarning)
         windows = find_windows(
@@ -120,10 +154,15 @@ def ask(elements: Path, sites: Path, link: str, settings: Mapping[str, Any]) -> 
 
 def _link(text: str) -> dict[str, object]:
     """Return the config of a link that was given as one word."""
-    up, comma, down = text.partition(",")
-    if not comma:
+    if "," not in text:
         return {"preset": text}
+    up, down = _two_numbers("link", text, "two bit rates such as 352000,704000")
+    return {"uplink_bps": up, "downlink_bps": down}
+
+
+def _two_numbers(name: str, text: str, kind: str) -> tuple[float, float]:
     try:
-        return {"uplink_bps": float(up), "downlink_bps": float(down)}
+        first, second = map(float, text.split(","))
     except ValueError:
-        raise ConfigError(f"link {text!r} must be two bit rates such as 352000,704000") from None
+        raise ConfigError(f"{name} {text!r} must be {kind}") from None
+    return first, second

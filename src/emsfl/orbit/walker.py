@@ -34,8 +34,8 @@ def _shell(
     )
 
 
-# Planes, satellites per plane, altitude and inclination are the sources'. None of them gives a whole
-# F but Iridium's and Galileo's: elsewhere F = 1 is this project's choice; it moves satellites along
+# Planes, satellites per plane, altitude and inclination are the sources'. Only Iridium's and
+# Galileo's give a whole F: elsewhere F = 1 is this project's choice; it moves satellites along
 # their planes and hardly changes how often a site is in contact.
 PRESETS: dict[Preset, tuple[WalkerConfig, ...]] = {
     # FCC SAT-MOD-20131227-00148, engineering statement (not read itself; public quotations agree):

@@ -18,6 +18,7 @@ from emsfl.planning.bound import (
     gradient_bound,
 )
 from emsfl.planning.deviation import Constants, Rates, rates
+from emsfl.planning.forecast import Forecast, ticks_to_gradient, ticks_to_loss
 from emsfl.planning.gate_bound import (
     MergedBound,
     gate_bound,
@@ -36,6 +37,7 @@ from emsfl.planning.schedule import (
     link_time,
     synchronous,
 )
+from emsfl.planning.terms import gap_terms
 
 __all__ = [
     "NOBODY",
@@ -43,6 +45,7 @@ __all__ = [
     "Assignment",
     "Constants",
     "Exchange",
+    "Forecast",
     "GapBound",
     "GradientBound",
     "MergedBound",
@@ -58,6 +61,7 @@ __all__ = [
     "exchanges_in_contacts",
     "fedavg_rounds",
     "gap_bound",
+    "gap_terms",
     "gate_bound",
     "gradient_bound",
     "leak_floor",
@@ -68,4 +72,6 @@ __all__ = [
     "rates",
     "soft_gate_bound",
     "synchronous",
+    "ticks_to_gradient",
+    "ticks_to_loss",
 ]

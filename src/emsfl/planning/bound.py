@@ -81,7 +81,7 @@ class Scenario:
             )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class GapBound:
     """Theorem 2(b): bounds on the expected gap to the infimum of the reweighted objective."""
 
@@ -108,27 +108,67 @@ under noise. Heterogeneity: what local steps and staleness cost because clients 
 
 
 def gradient_bound(
-    scenario: Scenario, step_size: float, num_ticks: int | None = None
+    scenario: Scenario, step_size: float, num_ticks: int | None = None, repeats: float = 1.0
 ) -> GradientBound:
     """Bound the mean of E |grad F(z_t)|^2 over the first `num_ticks` ticks (all by default).
+
+    Args:
+        scenario: constants and schedule.
+        step_size: eta, above 0.
+        num_ticks: how many ticks of the schedule.
+        repeats: how often these ticks follow each other, at least 1.
 
     Raises:
         DataError: a step size outside the theorem's range.
     """
-    scenario.check_step_size(step_size)
     horizon = scenario.schedule.num_ticks if num_ticks is None else num_ticks
     if not 1 <= horizon <= scenario.schedule.num_ticks:
         raise DataError(f"num_ticks = {horizon} must lie in 1..{scenario.schedule.num_ticks}")
+    gap = scenario.constants.initial_gap / (step_size * horizon * repeats) if step_size else 0.0
     values = [
-        _gradient_value(scenario, step_size, horizon, num_groups=count)
+        inequality(scenario, step_size, horizon, num_groups=count).bound(gap)
         for count in range(1, len(TERMS) + 1)
     ]
     terms = dict(zip(TERMS, np.diff([0.0, *values]).tolist(), strict=True))
     return GradientBound(value=values[-1], terms=terms)
 
 
-def _gradient_value(scenario: Scenario, eta: float, horizon: int, num_groups: int) -> float:
-    """Evaluate Theorem 2(a) with the first `num_groups` groups of `TERMS` switched on."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inequality:
+    """(13) at one step size: with x = Delta / (eta T), square G^2 <= linear G + free + x."""
+
+    square: FloatArray
+    """[N], one per value of b that leaves it positive; at least one."""
+    linear: FloatArray
+    free: FloatArray
+    offset: float
+    """|grad F(z)| <= offset + slope G."""
+    slope: float
+
+    def bound(self, gap: float) -> float:
+        """Return the best bound on the mean squared gradient at z, given x."""
+        discriminant = self.linear**2 + 4 * self.square * (self.free + gap)
+        root = (self.linear + np.sqrt(discriminant)) / (2 * self.square)
+        return float((self.offset + self.slope * root.min()) ** 2)
+
+    def room(self, level: float) -> float:
+        """Return the largest x for which the bound is at most `level`; at most 0 if there is none.
+
+        The parabola has one positive zero, so what is asked of G asks the sign at G alone.
+        """
+        root = max((np.sqrt(level) - self.offset) / self.slope, 0.0)
+        return float((self.square * root**2 - self.linear * root - self.free).max())
+
+
+def inequality(
+    scenario: Scenario, eta: float, horizon: int, num_groups: int = len(TERMS)
+) -> Inequality:
+    """Return Theorem 2(a)'s inequality with the first `num_groups` groups of `TERMS` switched on.
+
+    Raises:
+        DataError: a step size outside the theorem's range.
+    """
+    scenario.check_step_size(eta)
     constants, parts = scenario.constants, scenario.deviation
     noise, drift, device, cluster = (float(num_groups > index) for index in range(1, 5))
     head = slice(0, horizon)
@@ -160,30 +200,34 @@ def _gradient_value(scenario: Scenario, eta: float, horizon: int, num_groups: in
     jump = _Line(0.0, 0.0).plus(move, eta * smooth * float(scenario.imbalance[: horizon + 1].max()))
     error = jump.plus(spread, smooth).plus(offset, curvature)
     crossed = eta * curvature * float(np.sqrt(variance))
-    fixed = constants.initial_gap / (eta * horizon) + eta * curvature * variance / 2
-    fixed += crossed * jump.constant
     rest = 1 - eta * curvature
-    best = np.inf
-    for young in _YOUNG if error.constant + error.slope > 0 else (0.0,):
-        kappa = 1 - eta * curvature / 2 - rest * young / 2
-        lam = 0.0 if young == 0 else rest / young + eta * curvature
-        square = kappa - lam / 2 * error.slope**2
-        if square <= 0:
-            continue
-        linear = lam * error.constant * error.slope + crossed * jump.slope
-        free = fixed + lam / 2 * error.constant**2
-        root = (linear + np.sqrt(linear**2 + 4 * square * free)) / (2 * square)
-        best = min(best, float(at_z.at(root)) ** 2)
-    if not np.isfinite(best):
+    # Without any error no Young is needed: Lemma 3 with b = 0.
+    exact = error.constant + error.slope == 0
+    young = np.zeros(1) if exact else _YOUNG
+    kappa = 1 - eta * curvature / 2 - rest * young / 2
+    lam = np.zeros(1) if exact else rest / young + eta * curvature
+    square = kappa - lam / 2 * error.slope**2
+    usable = square > 0
+    if not usable.any():
         raise DataError(
             f"step size {eta:g} is outside the range of Theorem 2(a): staleness returns "
             f"{error.slope:.3g} of the gradient and must stay below about 0.7; take a smaller one"
         )
-    return best
+    fixed = eta * curvature * variance / 2 + crossed * jump.constant
+    return Inequality(
+        square=square[usable],
+        linear=(lam * error.constant * error.slope + crossed * jump.slope)[usable],
+        free=(fixed + lam / 2 * error.constant**2)[usable],
+        offset=at_z.constant,
+        slope=at_z.slope,
+    )
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a bound that grows without end is infinite
 def gap_bound(scenario: Scenario, step_size: float) -> GapBound:
     """Bound the expected optimality gap tick by tick, under the Polyak-Lojasiewicz condition.
+
+    Where the step size is too large for its windows the bound grows until it is infinite.
 
     Raises:
         DataError: no `pl` (A6), or a step size out of range.
@@ -201,7 +245,7 @@ def gap_bound(scenario: Scenario, step_size: float) -> GapBound:
         )
     virtual, gradient = np.zeros(num_ticks + 1), np.zeros(num_ticks + 1)
     spread = np.zeros((schedule.num_clusters, num_ticks))
-    gap = constants.initial_gap
+    gap = np.float64(constants.initial_gap)
 
     def observe(tick: int) -> float:
         """Fill in what holds at z_t, given the gap at y_t, and return the distance |y - z|."""
@@ -228,10 +272,10 @@ def gap_bound(scenario: Scenario, step_size: float) -> GapBound:
             np.sqrt(scenario.variance[t]),
         )
         jump = eta * smooth * scenario.imbalance[t + 1] * move
-        error = float(drift + curvature * offset + jump)
+        error = np.float64(drift + curvature * offset + jump)
         noise = scenario.variance[t] + 2 * jump * np.sqrt(scenario.variance[t])
         gap = _descended(gap, error, eta, curvature, constants.pl)
-        gap += float(eta**2 * curvature / 2 * noise)
+        gap += eta**2 * curvature / 2 * noise
     observe(num_ticks)
     now = np.arange(num_ticks + 1)
     server = np.minimum(
@@ -245,19 +289,22 @@ def gap_bound(scenario: Scenario, step_size: float) -> GapBound:
             for reference in (now, schedule.delivered.min(axis=0))
         )
     )
-    return GapBound(virtual=virtual, server=server, deviation=spread)
+    values = (np.where(np.isnan(array), np.inf, array) for array in (virtual, server, spread))
+    return GapBound(*values)
 
 
-def _descended(gap: float, error: float, eta: float, curvature: float, pl: float) -> float:
+def _descended(
+    gap: np.float64, error: np.float64, eta: float, curvature: float, pl: float
+) -> np.float64:
     """Return Lemma 3's bound without its noise, at the best b in (0, 1]."""
     rest = 1 - eta * curvature
     if error == 0:
-        return (1 - eta * pl * (2 - eta * curvature)) * gap
+        return np.float64((1 - eta * pl * (2 - eta * curvature)) * gap)
     at_least = np.sqrt(2 * pl * gap)
     young = min(1.0, error / at_least) if at_least > 0 else 1.0
     kappa = 1 - eta * curvature / 2 - rest * young / 2
     lam = rest / young + eta * curvature
-    return float((1 - 2 * eta * pl * kappa) * gap + eta / 2 * lam * error**2)
+    return np.float64((1 - 2 * eta * pl * kappa) * gap + eta / 2 * lam * error**2)
 
 
 def _server_distance(

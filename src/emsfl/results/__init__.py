@@ -1,5 +1,6 @@
 """What a run leaves behind: its folder, its result, tables, comparison and page; knows no torch."""
 
+from emsfl.results.bound_page import write_bound_page
 from emsfl.results.checkpoint import read_checkpoint, write_checkpoint
 from emsfl.results.compare import Comparison, compare_runs, print_comparison, read_runs
 from emsfl.results.labels import method_label
@@ -18,6 +19,7 @@ from emsfl.results.schema import (
     Spread,
     TimeToTarget,
 )
+from emsfl.results.sinks import Sinks
 from emsfl.results.summary import SeedRecord, build_result
 from emsfl.results.tables import print_result, print_tables, sweep_table, table_console
 
@@ -34,6 +36,7 @@ __all__ = [
     "RunFolder",
     "RunResult",
     "SeedRecord",
+    "Sinks",
     "Spread",
     "TimeToTarget",
     "build_result",
@@ -48,6 +51,7 @@ __all__ = [
     "render_report",
     "sweep_table",
     "table_console",
+    "write_bound_page",
     "write_checkpoint",
     "write_report",
 ]

@@ -64,23 +64,18 @@ class AloneSimulation:
         """None: there is no network."""
         self.num_evaluated = 0
         self.duration_s = scenario.plan.duration_s
-        self.clocks = [
-            self._clock(index, name) for index, name in enumerate(scenario.federation.clusters)
+        names = scenario.federation.clusters
+        shards = [scenario.data.shards[name] for name in names]
+        own = [
+            self._gateway(i, make_cluster(n, scenario.data), shards[i]) for i, n in enumerate(names)
         ]
+        self.clocks = [_site(scenario, gateway) for gateway in own]
         """Where steps are counted: one site per cluster of the federation."""
         self.clock_steps = [0] * len(self.clocks)
-        shards = scenario.data.shards
-        if venue is Venue.SITES:
-            self.trainers = [
-                self._trainer(
-                    clock.index, make_cluster(clock.name, scenario.data), shards[clock.name]
-                )
-                for clock in self.clocks
-            ]
-        else:
-            everything = [shard for clock in self.clocks for shard in shards[clock.name]]
-            only = Cluster(POOL, [1.0], [Device()])
-            self.trainers = [self._trainer(0, only, [_concatenated(everything)])]
+        self.trainers = own
+        if venue is not Venue.SITES:
+            everything = _concatenated([shard for parts in shards for shard in parts])
+            self.trainers = [self._gateway(0, Cluster(POOL, [1.0], [Device()]), [everything])]
         for trainer in self.trainers:
             self._go_on(trainer)
 
@@ -129,20 +124,7 @@ class AloneSimulation:
         self.judge.restore(saved["judge"])
         self.ledger.restore(saved["ledger"])
 
-    def _clock(self, index: int, name: str) -> Site:
-        scenario = self.scenario
-        shards = scenario.data.shards[name]
-        site = Site(
-            index=index,
-            name=name,
-            sample_counts=[len(shard) for shard in shards],
-            gateway=self._trainer(index, make_cluster(name, scenario.data), shards),
-            contacts=[(c.start_s, c.end_s) for c in scenario.plan.contacts(name)],
-        )
-        site.steps_left = scenario.config.max_local_steps_per_contact
-        return site
-
-    def _trainer(self, index: int, cluster: Cluster, shards: Sequence[Samples]) -> LocalGateway:
+    def _gateway(self, index: int, cluster: Cluster, shards: Sequence[Samples]) -> LocalGateway:
         return LocalGateway(
             index=index,
             cluster=cluster,
@@ -188,6 +170,18 @@ class AloneSimulation:
             return self.clock_steps[trainer.index]
         everybody = sum(self.clock_steps)
         return everybody // len(self.clocks) if self.venue is Venue.POOL else everybody
+
+
+def _site(scenario: Scenario, gateway: LocalGateway) -> Site:
+    name = gateway.cluster.name
+    return Site(
+        index=gateway.index,
+        name=name,
+        sample_counts=[len(shard) for shard in gateway.shards],
+        gateway=gateway,
+        contacts=[(c.start_s, c.end_s) for c in scenario.plan.contacts(name)],
+        steps_left=scenario.config.max_local_steps_per_contact,
+    )
 
 
 def _concatenated(shards: Sequence[Samples]) -> Samples:

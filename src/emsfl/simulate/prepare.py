@@ -6,7 +6,7 @@ from pathlib import Path
 
 from emsfl.data import DataConfig, load_data
 from emsfl.methods import make_federation
-from emsfl.moe import ModelConfig, make_spec
+from emsfl.moe import ModelConfig, make_spec, tokenise_for
 from emsfl.orbit import ContactPlan
 from emsfl.simulate.config import SimulateConfig
 from emsfl.simulate.simulate import Scenario
@@ -29,7 +29,7 @@ def prepare(
 
     With `bootstrap: preinstalled` every device has scored the pre-trained model before the epoch.
     """
-    data = load_data(data_config, plan.sites, seed)
+    data = load_data(data_config, plan.sites, seed, tokenise_for(model_config))
     model = make_spec(model_config, data.num_classes)
     measures = executor if config.bootstrap == "preinstalled" else None
     federation = make_federation(data, model, training, seed, cache_dir, measures)

@@ -2,8 +2,10 @@
 
 from emsfl.training.aggregate import add_scaled, difference, mix, num_bytes, weighted_mean
 from emsfl.training.config import LocalSettings, TrainingConfig
+from emsfl.training.constants import ConstantsTask, LocalConstants, local_constants
 from emsfl.training.device import Processor, one_thread
 from emsfl.training.executor import Executor, InlineExecutor, Pending
+from emsfl.training.gate_cost import GateCost, GateTask, gate_cost
 from emsfl.training.local import TrainResult, TrainTask, is_trained, train_locally
 from emsfl.training.measure import (
     EvaluateTask,
@@ -13,15 +15,21 @@ from emsfl.training.measure import (
     measure_domain,
     score_experts,
 )
+from emsfl.training.plain_sgd import PlainTask, train_plainly
 from emsfl.training.pretrain import pretrain
 
 __all__ = [
+    "ConstantsTask",
     "EvaluateTask",
     "Executor",
+    "GateCost",
+    "GateTask",
     "InlineExecutor",
+    "LocalConstants",
     "LocalSettings",
     "MeasureTask",
     "Pending",
+    "PlainTask",
     "Processor",
     "TrainResult",
     "TrainTask",
@@ -30,7 +38,9 @@ __all__ = [
     "difference",
     "evaluate",
     "first_samples",
+    "gate_cost",
     "is_trained",
+    "local_constants",
     "measure_domain",
     "mix",
     "num_bytes",
@@ -38,5 +48,6 @@ __all__ = [
     "pretrain",
     "score_experts",
     "train_locally",
+    "train_plainly",
     "weighted_mean",
 ]

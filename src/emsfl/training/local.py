@@ -65,7 +65,7 @@ def train_locally(task: TrainTask) -> TrainResult:
         if settings.trained_experts is not None:
             mask_experts(trained, layout, settings.trained_experts)
         optimizers = Optimizers(model, layout, settings, task.momentum)
-        inputs = task.model.prepare(torch.from_numpy(task.shard.inputs)).to(device)
+        inputs = task.model.prepare(torch.from_numpy(task.shard.inputs).to(device))
         labels = torch.from_numpy(task.shard.labels).to(device)
         batches = batch_order(
             len(task.shard), settings.batch_size, task.seed, task.first_step, task.num_steps

@@ -108,11 +108,11 @@ def _batches(
     spec: ModelSpec, samples: Samples, device: torch.device
 ) -> Iterator[tuple[Any, torch.Tensor]]:
     """Yield prepared inputs and labels, a batch at a time."""
-    inputs = spec.prepare(torch.from_numpy(samples.inputs))
-    labels = torch.from_numpy(samples.labels)
+    inputs = spec.prepare(torch.from_numpy(samples.inputs).to(device))
+    labels = torch.from_numpy(samples.labels).to(device)
     for start in range(0, len(samples), spec.batch):
         part = slice(start, start + spec.batch)
-        yield inputs[part].to(device), labels[part].to(device)
+        yield inputs[part], labels[part]
 
 
 def first_samples(shard: Samples, limit: int) -> Samples:
