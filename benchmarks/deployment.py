@@ -155,8 +155,10 @@ class Deployment:
         ]
         self._start("server", arguments, None)
 
-    def start_node(self, name: str, *extra: str, **variables: str) -> None:
-        """Start a node, or start it again, behind its own link."""
+    def start_node(
+        self, name: str, *extra: str, module: Sequence[str] = (), **variables: str
+    ) -> None:
+        """Start a node, or start it again, behind its own link; `module` runs in its place."""
         if name not in self.proxies:
             self.proxies[name] = LinkProxy(("127.0.0.1", self.port))
         arguments = [
@@ -165,13 +167,19 @@ class Deployment:
             *("--journal", str(self.folder / f"node-{name}")),
             *("--log", str(self.folder / f"node-{name}.jsonl"), *self.security, *extra),
         ]
-        self._start(name, arguments, variables)
+        self._start(name, arguments, variables, module)
 
-    def _start(self, name: str, arguments: list[str], variables: dict[str, str] | None) -> None:
+    def _start(
+        self,
+        name: str,
+        arguments: list[str],
+        variables: dict[str, str] | None,
+        module: Sequence[str] = (),
+    ) -> None:
         log = (self.folder / f"{name}.log").open("ab")
         self.logs.append(log)
         self.processes[name] = subprocess.Popen(
-            self.command(*arguments),
+            [sys.executable, "-m", *module, *arguments] if module else self.command(*arguments),
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
