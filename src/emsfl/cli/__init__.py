@@ -30,7 +30,7 @@ COMMANDS = {
     "report": "Print the table of finished runs and write their HTML report.",
     "compare": "Compare the methods of several runs in one table.",
     "plan": "Show what to expect of an experiment, before any training.",
-    "bound": "Compare a run with its convergence bound, or predict from a config.",
+    "bound": "Hold a run against its convergence bound, or predict.",
     "contacts": "Compute when sites and satellites can exchange bits.",
     "inspect": "Show the experts of a mixture-of-experts checkpoint.",
     "score": "Score how well each expert fits a cluster's data.",
@@ -41,7 +41,12 @@ COMMANDS = {
     "evaluate": "Judge a model on every domain of a table.",
     "upcycle": "Turn a dense model into a mixture of experts.",
     "fold-gate": "Fold the domain gate into router weights, if that helps.",
+    "data": "List data sets, or fetch those that are downloaded.",
     "validate": "Check a config file and show what it resolves to.",
+    "serve": "Be the parameter server of real machines.",
+    "join": "Be one cluster's gateway.",
+    "keys": "Make keys and certificates for serve and join.",
+    "status": "Show where a deployment is, live.",
     "doctor": "Show versions, devices and what is missing.",
 }
 """Command name -> one line of help. To add a command: one line here, one file beside this one."""

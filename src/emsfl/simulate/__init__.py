@@ -1,6 +1,6 @@
 """Driver 1, virtual time: event queue, cost model, and an executor for the real training work."""
 
-from emsfl.simulate.arm import Arm, arms_of
+from emsfl.simulate.arm import Arm, Elsewhere, arms_of
 from emsfl.simulate.bound import MethodBound, Prediction, Row, bound_of, predict, starting_point
 from emsfl.simulate.config import SimulateConfig
 from emsfl.simulate.contact_log import COVERED, untrained_events
@@ -15,6 +15,7 @@ from emsfl.simulate.theory_subject import Subject, subject_of
 __all__ = [
     "COVERED",
     "Arm",
+    "Elsewhere",
     "ExecutorKind",
     "Expectation",
     "MethodBound",

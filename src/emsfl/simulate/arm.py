@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
-from emsfl.files import write_json
+from emsfl.files import sha256_of, write_json
 from emsfl.methods import METHODS, EmsFl, Method, MethodSettings, Venue, pack, scored, unpack
 from emsfl.moe import ScoreKind
 from emsfl.results import (
@@ -22,6 +23,7 @@ from emsfl.results import (
     write_checkpoint,
 )
 from emsfl.simulate.alone import AloneSimulation, pooled
+from emsfl.simulate.gateway import Gateway
 from emsfl.simulate.judge import Judge, evaluation_times
 from emsfl.simulate.simulate import Scenario, Simulation
 from emsfl.training import Executor
@@ -54,6 +56,18 @@ def arms_of(methods: Sequence[str]) -> dict[str, dict[str, bool]]:
     return arms
 
 
+@dataclass(frozen=True, kw_only=True)
+class Elsewhere:
+    """Clusters that are not in this process. Every event is saved before it takes effect there."""
+
+    open_gateway: Callable[[int, str], Gateway]
+    """Takes a cluster's index and name."""
+    saved: Callable[[Simulation], None]
+    """Told after each checkpoint."""
+    finished: Callable[[Method], None]
+    """Told at the end."""
+
+
 @dataclass(frozen=True)
 class Arm:
     """A training run that is to be simulated."""
@@ -64,6 +78,7 @@ class Arm:
     """As from `arms_of`."""
     scenario: Scenario
     settings: MethodSettings
+    elsewhere: Elsewhere | None = None
 
     @property
     def title(self) -> str:
@@ -88,14 +103,20 @@ class Arm:
             simulation.restore(unpack(arrays, meta["state"]))
         else:
             _save(simulation, saved, log)
+        self._tell_saved(simulation)
         interval_s = self.scenario.config.checkpoint_interval_s
         next_save = time.monotonic() + interval_s
         while not simulation.finished:
             simulation.step()
-            progress(self.title, simulation)
-            if time.monotonic() >= next_save:
+            if time.monotonic() >= next_save or self._saves_now(simulation):
                 _save(simulation, saved, log)
                 next_save = time.monotonic() + interval_s
+                self._tell_saved(simulation)
+            progress(self.title, simulation)
+        if isinstance(simulation, Simulation):
+            log.append({**self._heading, "event": "finished", **_final_model(simulation)})
+        if self.elsewhere is not None:
+            self.elsewhere.finished(simulation.method)
         result = _result(simulation, executor)
         write_json(done, _RESULT.dump_python(result, mode="json"))
         saved.unlink()
@@ -113,6 +134,7 @@ class Arm:
             times_s,
             scenario.training.device,
             domain_of=scenario.data.domain_of,
+            choose_on=scenario.data.validation,
         )
         federation = scenario.federation
         if entry.venue in (Venue.POOL, Venue.POOL_OF_ALL):
@@ -120,10 +142,27 @@ class Arm:
         method = entry.build(federation, scenario.training, self.settings)
         if entry.venue is not Venue.CONTACTS:
             return AloneSimulation(scenario, entry.venue, method, judge, executor)
-        heading = {"method": self.trained, "seed": federation.seed}
         return Simulation(
-            scenario, method, judge, executor, lambda event: log.append({**heading, **event})
+            scenario,
+            method,
+            judge,
+            executor,
+            lambda event: log.append({**self._heading, **event}),
+            self.elsewhere.open_gateway if self.elsewhere else None,
         )
+
+    @property
+    def _heading(self) -> dict[str, Any]:
+        return {"method": self.trained, "seed": self.scenario.federation.seed}
+
+    def _saves_now(self, simulation: Simulation | AloneSimulation) -> bool:
+        """Tell whether the last event must be on disk before anybody acts on it."""
+        waited = isinstance(simulation, Simulation) and simulation.waited
+        return self.elsewhere is not None and not waited
+
+    def _tell_saved(self, simulation: Simulation | AloneSimulation) -> None:
+        if self.elsewhere is not None and isinstance(simulation, Simulation):
+            self.elsewhere.saved(simulation)
 
 
 def _rescored(scenario: Scenario, kind: ScoreKind | None, executor: Executor) -> Scenario:
@@ -135,6 +174,13 @@ def _rescored(scenario: Scenario, kind: ScoreKind | None, executor: Executor) ->
     if federation.preinstalled:
         federation = scored(federation, scenario.data, scenario.model, training, executor)
     return replace(scenario, training=training, federation=federation)
+
+
+def _final_model(simulation: Simulation) -> dict[str, Any]:
+    """Return what tells whether two runs ended with the same bits."""
+    state = simulation.method.merged().state
+    parts = [part for name in sorted(state) for part in (name, state[name].cpu().numpy())]
+    return {"version": simulation.method.version, "model_sha256": sha256_of(*parts)}
 
 
 def _save(simulation: Simulation | AloneSimulation, path: Path, log: EventLog) -> None:

@@ -43,6 +43,10 @@ class Gateway(Protocol):
         """Take a snapshot, start to send the update that answers the work; return its bytes."""
         ...
 
+    def arrived(self) -> bool:
+        """Tell whether what was to have arrived by now has; False: ask again later."""
+        ...
+
     def update(self) -> Update:
         """Return the update, which has arrived by now.
 
@@ -110,6 +114,10 @@ class LocalGateway:
         self.cluster.take_snapshot()
         self.sent = self.cluster.build_update(self.federation, bootstrap)
         return self.sent.num_bytes()
+
+    def arrived(self) -> bool:
+        """See `Gateway`: nothing is ever late here."""
+        return True
 
     def update(self) -> Update:
         """See `Gateway`."""

@@ -45,6 +45,11 @@ class Kind(IntEnum):
     EVALUATE = 5
 
 
+ARRIVALS = (Kind.UPLOAD_ARRIVED, Kind.DOWNLOAD_ARRIVED)
+RETRY_S = 1.0
+"""After which a transfer that has not ended in time is looked at again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """Everything that the methods have in common, for one seed."""
@@ -90,6 +95,8 @@ class Simulation:
         self.cost = CostModel(scenario.config.device_flops_per_s, scenario.model)
         self.ledger = Ledger(scenario.config)
         self.now_s = 0.0
+        self.waited = False
+        """Whether the last event only found that something had not arrived yet."""
         self.num_contacts = 0
         """Contacts begun so far, over all sites."""
         self.duration_s = scenario.plan.duration_s
@@ -121,6 +128,10 @@ class Simulation:
             self.judge.evaluate(self.now_s, self.method, self.ledger, self.executor)
             return
         site = self.sites[index]
+        self.waited = kind in ARRIVALS and not site.gateway.arrived()
+        if self.waited:
+            self._push(self.now_s + RETRY_S, Kind(kind), site)
+            return
         if kind == Kind.UPLOAD_DUE:
             self._start_upload(site)
         elif kind == Kind.UPLOAD_ARRIVED:
@@ -233,28 +244,32 @@ class Simulation:
 
     def _finish_upload(self, site: Site) -> None:
         """Hand the update to the method."""
-        size, site.phase = site.upload_bytes, Phase.WAITING
+        site.phase = Phase.WAITING
+        update, refusal = None, None
+        try:
+            update = site.gateway.update()
+            site.upload_bytes = update.num_bytes()
+        except UpdateRefusedError as error:
+            refusal = error
+        size = site.upload_bytes
         sent_s = self.now_s - self.scenario.server_delay_s - site.transfer_started_s
         self.ledger.uploaded(size, sent_s)
         self._record(site, "upload_arrived", bytes=size, started_s=site.transfer_started_s)
         version = self.method.version
         try:
-            self._receive(site)
+            if update is None:
+                self.method.reject(site.name)
+            else:
+                self.method.receive(update)
         except UpdateRefusedError as error:
+            refusal = error
+        if refusal is not None:
             self.ledger.num_refused += 1
-            self._record(site, "refused", reason=str(error))
+            self._record(site, "refused", reason=str(refusal))
             return
         self.ledger.update_bytes.append(size)
         if self.method.version > version:
             self._record(site, "merged", version=self.method.version)
-
-    def _receive(self, site: Site) -> None:
-        try:
-            update = site.gateway.update()
-        except UpdateRefusedError:
-            self.method.reject(site.name)
-            raise
-        self.method.receive(update)
 
     def _offer_work(self) -> None:
         """Give every waiting site that is in contact its next work, if there is any."""

@@ -1,0 +1,127 @@
+"""Server and nodes with a link that loses, doubles and forgets: the simulator's bits come out."""
+
+import json
+import random
+
+import pytest
+
+from emsfl.deploy.flower import Envelope
+from emsfl.deploy.packets import from_packet, manifest_of, to_packet
+
+
+@pytest.mark.parametrize("method", ["ems_fl", "fedavg"])
+def test_a_rehearsal_ends_with_the_bits_of_the_simulation(federates, method):
+    federates.method = method
+    expected = federates.simulate()
+    assert federates.serve() == expected
+    assert '"event":"finished"' in expected
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_losses_repeats_and_killed_ends_change_nothing(federates, seed):
+    federates.part_bytes = 1024
+    expected = federates.simulate()
+    federates.random = random.Random(seed)
+    federates.loss, federates.node_kill, federates.server_kills = 0.15, 0.05, 3
+    assert federates.serve() == expected
+    assert federates.server_kills == 0
+
+
+def tampering(change, once=True):
+    """Return a link on which the first whole upload of the north is changed by `change`."""
+    done = []
+
+    def tamper(name, request, reply):
+        body = json.loads(reply.text)
+        if name != "north" or "answer" not in body or (once and done):
+            return reply
+        done.append(True)
+        packet = change(reply.blob)
+        if isinstance(packet, Envelope):
+            return packet
+        payload = from_packet(packet)["update"].num_bytes() if len(packet) < 10**6 else 0
+        body["answer"] = manifest_of(body["answer"]["work"], packet, payload, 512 * 1024).as_json()
+        body["part"] = 0
+        return Envelope(json.dumps(body), packet)
+
+    return tamper
+
+
+def test_an_update_with_nan_is_refused_and_named(federates):
+    def poison(packet):
+        tree = from_packet(packet)
+        for tensor in tree["update"].values.values():
+            tensor[...] = float("nan")
+        return to_packet(tree)
+
+    federates.tamper = tampering(poison)
+    events = [json.loads(line) for line in federates.serve().splitlines()]
+    (refused,) = [e for e in events if e["event"] == "refused"]
+    assert refused["cluster"] == "north"
+    assert "not finite" in refused["reason"]
+    assert len([e for e in events if e["event"] == "merged"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("work", "north-0", "answers 'north-0' again"),
+        ("owned", ((2, 3), (2, 3)), "not its own"),
+    ],
+)
+def test_replays_and_foreign_experts_are_refused_and_named(federates, key, value, reason):
+    federates.tamper = tampering(lambda packet: to_packet({**from_packet(packet), key: value}))
+    events = [json.loads(line) for line in federates.serve().splitlines()]
+    (refused,) = [e for e in events if e["event"] == "refused"]
+    assert refused["cluster"] == "north"
+    assert reason in refused["reason"]
+    assert len([e for e in events if e["event"] == "merged"]) == 3
+
+
+@pytest.mark.parametrize(("field", "reason"), [("version", "version 9"), ("cluster", "'south'")])
+def test_an_older_base_and_another_cluster_are_refused_and_named(federates, field, reason):
+    def change(packet):
+        tree = from_packet(packet)
+        wrong = {"version": 9, "cluster": "south"}[field]
+        update = type(tree["update"])(**{**vars(tree["update"]), field: wrong})
+        return to_packet({**tree, "update": update})
+
+    federates.tamper = tampering(change)
+    events = [json.loads(line) for line in federates.serve().splitlines()]
+    (refused,) = [e for e in events if e["event"] == "refused"]
+    assert reason in refused["reason"]
+
+
+def test_an_upload_of_ten_gigabytes_is_refused_before_it_is_taken(federates):
+    expected = federates.simulate()
+
+    def boast(packet):
+        manifest = manifest_of("north-1", b"", 0, 512 * 1024).as_json() | {"num_bytes": 10**10}
+        return Envelope(json.dumps({"confirmed": 0, "answer": manifest, "part": 0}), b"\0" * 1000)
+
+    federates.tamper = tampering(boast)
+    assert federates.serve() == expected, "asked again, the honest answer counts"
+    (refused,) = federates.events_of("upload_refused")
+    assert refused["cluster"] == "north"
+    assert "10000000000 bytes" in refused["reason"]
+
+
+def test_a_node_that_only_boasts_is_refused_in_the_end(federates):
+    def boast(packet):
+        manifest = manifest_of("north-1", b"", 0, 512 * 1024).as_json() | {"num_bytes": 10**10}
+        return Envelope(json.dumps({"confirmed": 99, "answer": manifest, "part": 0}))
+
+    federates.tamper = tampering(boast, once=False)
+    events = [json.loads(line) for line in federates.serve().splitlines()]
+    assert {e["cluster"] for e in events if e["event"] == "refused"} == {"north"}
+    assert {e["cluster"] for e in events if e["event"] == "merged"} == {"south"}
+
+
+@pytest.mark.parametrize(
+    "reply", [Envelope("[]"), Envelope("{"), Envelope('{"confirmed": 0, "answer": 3, "part": 0}')]
+)
+def test_replies_that_make_no_sense_count_as_lost(federates, reply):
+    expected = federates.simulate()
+    federates.tamper = tampering(lambda packet: reply)
+    assert federates.serve() == expected
+    assert federates.events_of("bad_reply") or federates.events_of("upload_refused")
