@@ -120,7 +120,7 @@ def kind(section: Any) -> str | None:
         if isinstance(section, dict)
         else getattr(section, "kind", None)
     )
-    return chosen if isinstance(chosen, str) else None
+    return None if chosen is None else str(chosen)
 
 
 ModelConfig = Annotated[
