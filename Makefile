@@ -18,7 +18,7 @@ ALL_METHODS := $(DEMO_METHODS),ems_fl_no_gate,ems_fl_gate_only,ems_fl_frozen_sha
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help install demo evidence-demo test lint format bench docs readme constraints clean
+.PHONY: help install demo evidence-demo test test-faults lint format bench docs readme constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,9 @@ evidence-demo: $(RUNTIME) ## the demo with three seeds and every ablation
 
 test: $(COMPLETE) ## run the tests
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+test-faults: $(COMPLETE) ## run the tests with real processes and faults (FAULTS=short: CI's)
+	@$(BIN)/python -m pytest tests/faults -m "faults$(if $(FAULTS), and $(FAULTS))" --durations 0
 
 lint: $(COMPLETE) ## check style, types and the floors of the house
 	@$(BIN)/ruff check $(CODE)

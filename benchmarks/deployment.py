@@ -139,43 +139,65 @@ class Deployment:
         )  # fmt: skip
         log.close()
 
-    def make_keys(self, names: Sequence[str]) -> None:
-        """Make the server's certificates and one key per node."""
+    def make_keys(self, names: Sequence[str], hosts: Sequence[str] = ()) -> None:
+        """Make the server's certificates, for this machine and `hosts`, and one key per node."""
         keys = str(self.folder / "keys")
-        for arguments in (["server", "--out", keys], ["node", *names, "--out", keys]):
+        for arguments in (["server", *hosts, "--out", keys], ["node", *names, "--out", keys]):
             subprocess.run(
                 self.command("keys", *arguments), check=True, capture_output=True, env=environment()
             )
 
-    def start_server(self, *extra: str) -> None:
-        """Start the server, or start it again."""
+    def start_server(self, *extra: str, prefix: Sequence[str] = ()) -> None:
+        """Start the server, or start it again; `prefix` comes before its command."""
         arguments = [
             *("serve", str(self.config), *self.overrides, "--out", str(self.run), "--rehearse"),
             *("--speedup", repr(self.speedup), "--port", str(self.port), *self.security, *extra),
         ]
-        self._start("server", arguments, None)
+        self._start("server", [*prefix, *self.command(*arguments)], {})
 
-    def start_node(self, name: str, *extra: str, **variables: str) -> None:
-        """Start a node, or start it again, behind its own link."""
-        if name not in self.proxies:
-            self.proxies[name] = LinkProxy(("127.0.0.1", self.port))
+    def start_node(
+        self,
+        name: str,
+        *extra: str,
+        address: str | None = None,
+        prefix: Sequence[str] = (),
+        module: Sequence[str] = (),
+        **variables: str,
+    ) -> None:
+        """Start a node, or start it again.
+
+        Args:
+            name: of its cluster.
+            extra: further options.
+            address: of the server; None: behind a proxy of its own.
+            prefix: comes before its command.
+            module: what runs in place of emsfl.
+            variables: of its environment.
+        """
+        if address is None:
+            if name not in self.proxies:
+                self.proxies[name] = LinkProxy(("127.0.0.1", self.port))
+            address = f"127.0.0.1:{self.proxies[name].port}"
         arguments = [
             *("join", str(self.config), *self.overrides, "--cluster", name, "--rehearse"),
-            *("--server", f"127.0.0.1:{self.proxies[name].port}", "--poll-s", "0.4"),
+            *("--server", address, "--poll-s", "0.4"),
             *("--journal", str(self.folder / f"node-{name}")),
             *("--log", str(self.folder / f"node-{name}.jsonl"), *self.security, *extra),
         ]
-        self._start(name, arguments, variables)
+        command = (
+            [sys.executable, "-m", *module, *arguments] if module else self.command(*arguments)
+        )
+        self._start(name, [*prefix, *command], variables)
 
-    def _start(self, name: str, arguments: list[str], variables: dict[str, str] | None) -> None:
+    def _start(self, name: str, command: list[str], variables: dict[str, str]) -> None:
         log = (self.folder / f"{name}.log").open("ab")
         self.logs.append(log)
         self.processes[name] = subprocess.Popen(
-            self.command(*arguments),
+            command,
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
-            env=environment() | (variables or {}),
+            env=environment() | variables,
             start_new_session=True,
         )
 

@@ -86,7 +86,14 @@ def plainly(subject: Subject, step_size: float, executor: Executor) -> Curve:
             models = {name: (state, visit.owned[name]) for name, state in visit.server.items()}
             yield visit.time_s, loss_of(subject.scenario, models)
 
-    return list(points())
+    curve = list(points())
+    return staircase(curve) if subject.is_fedavg else curve
+
+
+def staircase(rounds: Curve) -> Curve:
+    """Return the curve of a server that holds a version until the next round ends."""
+    held = [(after_s, before) for (_, before), (after_s, _) in itertools.pairwise(rounds)]
+    return [rounds[0], *itertools.chain.from_iterable(zip(held, rounds[1:], strict=True))]
 
 
 def hours_to(curve: Curve, target: float) -> float | None:

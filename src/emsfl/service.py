@@ -153,6 +153,11 @@ class _Service:
         """Wait until the next event is due; a rehearsal that is late lets its time wait."""
         if not isinstance(simulation, Simulation) or simulation.finished:
             return
+        if self.options.rehearses:
+            for site in simulation.sites:
+                # Its contact must not end, in virtual time, before it knows what to do.
+                if site.in_contact(simulation.now_s):
+                    self.server.gateways[site.name].settle()
         wait_s = self.clock.wall_until(simulation.queue[0][0])
         if wait_s > 0:
             time.sleep(wait_s)

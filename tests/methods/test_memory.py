@@ -25,18 +25,18 @@ def test_activations_are_those_that_autograd_keeps(spec, pretrained, shard, sett
 def test_memory_is_the_sum_of_its_parts(federation, spec, shard, settings):
     parameters = sum(t.numel() for t in federation.pretrained.values())
     full = FedAvg(federation, settings, 3).next_work("north")
-    found = device_memory(full, federation, spec, federation.pretrained, shard)
+    found = device_memory(full, federation, spec, shard)
     assert (
         found.parameters_bytes == found.gradients_bytes == found.optimizer_bytes == 4 * parameters
     )
     assert found.peak_bytes == 12 * parameters + found.activations_bytes
     plain = replace(full, settings=replace(settings, momentum=0.0))
-    assert device_memory(plain, federation, spec, federation.pretrained, shard).optimizer_bytes == 0
+    assert device_memory(plain, federation, spec, shard).optimizer_bytes == 0
     adam = replace(full, settings=replace(settings, optimizer="adam"))
-    found = device_memory(adam, federation, spec, federation.pretrained, shard)
+    found = device_memory(adam, federation, spec, shard)
     assert found.optimizer_bytes == 8 * parameters
     experts = FedAvgExperts(federation, settings, 3).next_work("north")
-    found = device_memory(experts, federation, spec, federation.pretrained, shard)
+    found = device_memory(experts, federation, spec, shard)
     held = sum(federation.pretrained[n].numel() for n in federation.layout.expert_names)
     assert found.gradients_bytes == 4 * held
     assert found.parameters_bytes == 4 * parameters

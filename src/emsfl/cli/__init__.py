@@ -30,7 +30,7 @@ COMMANDS = {
     "report": "Print the table of finished runs and write their HTML report.",
     "compare": "Compare the methods of several runs in one table.",
     "plan": "Show what to expect of an experiment, before any training.",
-    "bound": "Compare a run with its convergence bound, or predict from a config.",
+    "bound": "Hold a run against its convergence bound, or predict.",
     "contacts": "Compute when sites and satellites can exchange bits.",
     "inspect": "Show the experts of a mixture-of-experts checkpoint.",
     "score": "Score how well each expert fits a cluster's data.",

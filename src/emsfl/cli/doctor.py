@@ -24,6 +24,7 @@ EXTRAS = {
     "mlflow": "curves for MLflow",
     "wandb": "curves for Weights & Biases",
     "trackio": "curves for trackio",
+    "deploy": "training between real machines",
     "bench": "what contact finding is measured against",
     "dev": "tests, linters, type checker",
 }

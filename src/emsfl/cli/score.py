@@ -59,6 +59,7 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Run a cluster's data through the model and write a scores file for `emsfl assign`."""
+    from emsfl.moe.domain_statistics import statistics_path
     from emsfl.moe.pretrained import resolve_folder
     from emsfl.training.model_scores import score_model
 
@@ -91,4 +92,6 @@ def score(
             for layer in scores.layers
         ],
     )
-    typer.echo(f"{scores.num_samples} samples, {scores.num_tokens} tokens -> {out}", err=True)
+    beside = f" and {statistics_path(out).name} beside it" if statistics else ""
+    counted = f"{scores.num_samples} samples, {scores.num_tokens} tokens"
+    typer.echo(f"{counted}: written to {out}{beside}", err=True)

@@ -191,7 +191,7 @@ class NodeLink:
             if status == httpx.codes.UNAUTHORIZED and self._signer.set_by(error.response):
                 raise LinkError(f"clock corrected by {self._signer.offset_s:+.1f} s") from None
             text = f"{self.address} answers {status}: {error.response.text[:200]}"
-            if status in (400, 401, 403, 404, 409, 422):
+            if status in (400, 401, 403, 404, 409, 412, 422):
                 raise LinkRefusedError(text) from None
             raise LinkError(text) from None
         except httpx.HTTPError as error:

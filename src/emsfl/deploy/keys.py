@@ -134,6 +134,7 @@ def public_key(folder: Path, name: str) -> bytes:
         UserError: it is missing or no key.
     """
     check_installed()
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_ssh_public_key
     from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -146,7 +147,7 @@ def public_key(folder: Path, name: str) -> bytes:
         )
     try:
         key = load_ssh_public_key(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise UserError(f"{path} is no public key in OpenSSH's format: {error}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise UserError(f"{path} is no elliptic-curve key; make it with 'emsfl keys node {name}'")
@@ -160,6 +161,7 @@ def private_key(folder: Path, name: str) -> Any:
         UserError: it is missing, no key, or readable by others.
     """
     check_installed()
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
     path = folder / f"{name}.key"
@@ -169,7 +171,7 @@ def private_key(folder: Path, name: str) -> Any:
         raise UserError(f"{path} can be read by others; run: chmod 600 {path}")
     try:
         return load_ssh_private_key(path.read_bytes(), password=None)
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise UserError(f"{path} is no private key in OpenSSH's format: {error}") from None
 
 

@@ -151,6 +151,10 @@ class RemoteGateway:
             self.note("update_received", work=wanted, sha256=self._answer.sha256)
             return update
 
+    def settle(self) -> None:
+        """Wait until the node has confirmed every order and has everything that it needs for it."""
+        self._wait(lambda: not self.orders and self._part_to_send() is None)
+
     def save(self) -> dict[str, Any]:
         """See `Gateway`: with the journals of server and node this is all that is needed."""
         with self._changed:

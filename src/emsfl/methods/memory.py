@@ -12,14 +12,11 @@ Left out: what the framework itself takes, and what kernels need for a moment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from emsfl.data import Samples
 from emsfl.methods.method import Federation, Work, num_trained_parameters
-from emsfl.moe import ModelSpec, experts_per_layer
+from emsfl.moe import ModelSpec, experts_per_layer, split_state
 from emsfl.training import LocalSettings, activation_bytes, num_bytes
 
 BYTES_PER_PARAMETER = 4
@@ -54,19 +51,16 @@ def moments(settings: LocalSettings) -> int:
 
 
 def device_memory(
-    work: Work,
-    federation: Federation,
-    model: ModelSpec,
-    state: Mapping[str, Tensor],
-    shard: Samples,
+    work: Work, federation: Federation, model: ModelSpec, samples: Samples
 ) -> DeviceMemory:
-    """Return what training with `work` needs on a device that holds `state` and `shard`."""
+    """Return what training with `work` needs; activations are counted on a batch of `samples`."""
+    held = split_state(federation.pretrained, federation.layout, work.owned)
     trained_bytes = BYTES_PER_PARAMETER * num_trained_parameters(work, federation)
     return DeviceMemory(
-        parameters_bytes=num_bytes(state) + federation.layout.frozen_bytes,
+        parameters_bytes=num_bytes(held) + federation.layout.frozen_bytes,
         gradients_bytes=trained_bytes,
         optimizer_bytes=moments(work.settings) * trained_bytes,
         activations_bytes=activation_bytes(
-            model, experts_per_layer(work.owned), state, shard, work.settings
+            model, experts_per_layer(work.owned), held, samples, work.settings
         ),
     )

@@ -18,7 +18,6 @@ from emsfl.methods import Cluster, CostModel, Device, Federation, Method, Venue,
 from emsfl.simulate.gateway import LocalGateway
 from emsfl.simulate.judge import Judge
 from emsfl.simulate.ledger import Ledger
-from emsfl.simulate.memory import MemoryMeter
 from emsfl.simulate.simulate import Scenario
 from emsfl.simulate.site import Site
 from emsfl.training import Executor
@@ -59,7 +58,6 @@ class AloneSimulation:
         self.executor = executor
         self.cost = CostModel(scenario.config.device_flops_per_s, scenario.model)
         self.ledger = Ledger(scenario.config)
-        self.memory = MemoryMeter(self.ledger, scenario.model, method.federation)
         self.now_s = 0.0
         self.num_contacts = 0
         """None: there is no network."""
@@ -142,7 +140,9 @@ class AloneSimulation:
         if work is None:
             raise RuntimeError(f"{self.method} has no work for {trainer.cluster.name}")
         trainer.take_over(work)
-        self.memory.note(work, trainer.shards[0])
+        self.ledger.note_work(
+            work, self.method.federation, self.scenario.model, self.scenario.data.public
+        )
 
     def _count(self, clock: Site, until_s: float) -> None:
         """Count and charge the steps of one cluster until then, within the cap."""

@@ -134,6 +134,7 @@ class Arm:
             times_s,
             scenario.training.device,
             domain_of=scenario.data.domain_of,
+            choose_on=scenario.data.validation,
         )
         federation = scenario.federation
         if entry.venue in (Venue.POOL, Venue.POOL_OF_ALL):

@@ -30,7 +30,6 @@ from emsfl.simulate.config import SimulateConfig
 from emsfl.simulate.gateway import Gateway, LocalGateway
 from emsfl.simulate.judge import Judge
 from emsfl.simulate.ledger import Ledger
-from emsfl.simulate.memory import MemoryMeter
 from emsfl.simulate.site import Phase, Site
 from emsfl.training import Executor, TrainingConfig, num_bytes
 
@@ -95,7 +94,6 @@ class Simulation:
         self.log = log
         self.cost = CostModel(scenario.config.device_flops_per_s, scenario.model)
         self.ledger = Ledger(scenario.config)
-        self.memory = MemoryMeter(self.ledger, scenario.model, scenario.federation)
         self.now_s = 0.0
         self.waited = False
         """Whether the last event only found that something had not arrived yet."""
@@ -192,7 +190,7 @@ class Simulation:
         if work.receive is Receive.RESET:
             site.free_since_s, site.unused_s = self.now_s, 0.0
             site.steps_left = scenario.config.max_local_steps_per_contact
-        self.memory.note(work, scenario.data.shards[site.name][0])
+        self.ledger.note_work(work, scenario.federation, scenario.model, scenario.data.public)
         due_s, num_steps = self._plan_upload(site, work)
         if due_s is not None and due_s < self.duration_s:
             self._push(due_s, Kind.UPLOAD_DUE, site)

@@ -1,0 +1,208 @@
+"""Real processes, real faults: no accepted update lost, none applied twice, the right bits.
+
+Slow: `make test-faults` runs all of them, `make test-faults FAULTS=short` those that CI runs.
+"""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from benchmarks.deployment import deployment, finals
+
+pytestmark = pytest.mark.faults
+
+CONFIG = Path(__file__).parents[1] / "deploy" / "rehearsal.yaml"
+NAMES = ["Svalbard", "Pilbara", "Patagonia"]
+VICTIM = "Svalbard"
+"""In contact most often."""
+SLOW_BYTES_S = 15_000.0
+"""An update takes five seconds at this rate."""
+END_S = 1500
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory):
+    """What the simulator gives: the hash of the final model, and the events."""
+    with deployment(tmp_path_factory.mktemp("simulated"), CONFIG) as found:
+        found.simulate()
+        run = found.folder / "simulated"
+        return finals(run), (run / "events.jsonl").read_text()
+
+
+@pytest.fixture
+def federation(tmp_path):
+    """A server and three nodes that are under way; parts are small."""
+    with deployment(tmp_path / "d", CONFIG, overrides=["deploy.part_bytes=8192"]) as found:
+        found.start_server()
+        for name in NAMES:
+            found.start_node(name)
+        yield found
+
+
+def finish(federation, expected, nodes=NAMES):
+    """Wait for the end; check that everything happened once and as it should."""
+    assert federation.wait("server", END_S) == 0, (federation.folder / "server.log").read_text()
+    for name in nodes:
+        assert federation.wait(name, 60) == 0, (federation.folder / f"{name}.log").read_text()
+    hashes, events = expected
+    assert finals(federation.run) == hashes
+    assert (federation.run / "events.jsonl").read_text() == events
+    received = [n["work"] for n in federation.notes() if n["event"] == "update_received"]
+    merged = [json.loads(line) for line in events.splitlines() if '"merged"' in line]
+    assert len(set(received)) == len(merged)
+
+
+def in_mid_upload(federation, after=1):
+    """Return when the victim has begun an upload and not ended it."""
+    federation.wait_for("update_received", after, END_S, cluster=VICTIM)
+    proxy = federation.proxies[VICTIM]
+    proxy.rate_bytes_s = SLOW_BYTES_S
+    count = len(done(federation))
+    begun = proxy.sent_up
+    while proxy.sent_up - begun < 40_000 or len(done(federation)) != count:
+        if len(done(federation)) != count:
+            count, begun = len(done(federation)), proxy.sent_up
+        time.sleep(0.02)
+
+
+def done(federation):
+    return [
+        n for n in federation.notes() if n["event"] == "update_received" and n["cluster"] == VICTIM
+    ]
+
+
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(20, marks=pytest.mark.short), 200, 600], ids="{}s".format
+)
+def test_link_cut_in_mid_upload(federation, expected, seconds):
+    in_mid_upload(federation)
+    federation.proxies[VICTIM].up.clear()
+    time.sleep(seconds)
+    federation.proxies[VICTIM].rate_bytes_s = None
+    federation.proxies[VICTIM].up.set()
+    finish(federation, expected)
+
+
+@pytest.mark.short
+def test_node_killed_while_training_and_at_once_again(federation, expected):
+    for count in (1, 2, 3):
+        federation.wait_for("update_received", count, END_S, cluster=VICTIM)
+        federation.kill(VICTIM)
+        federation.start_node(VICTIM)
+    finish(federation, expected)
+
+
+def test_node_killed_while_uploading(federation, expected):
+    in_mid_upload(federation)
+    federation.kill(VICTIM)
+    federation.proxies[VICTIM].rate_bytes_s = None
+    federation.start_node(VICTIM)
+    finish(federation, expected)
+
+
+@pytest.mark.short
+def test_server_killed_three_times(federation, expected):
+    for count in (2, 4, 6):
+        federation.wait_for("update_received", count, END_S)
+        federation.kill("server")
+        time.sleep(0.5)
+        federation.start_server()
+    finish(federation, expected)
+
+
+def test_superlink_killed(federation, expected):
+    federation.wait_for("update_received", 2, END_S)
+    server = federation.processes["server"].pid
+    listed = subprocess.run(["pgrep", "-P", str(server)], capture_output=True, text=True)
+    for child in listed.stdout.split():
+        os.kill(int(child), 9)
+    finish(federation, expected)
+    assert any(note["event"] == "superlink_died" for note in federation.notes())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk, which only root may")
+def test_disk_full_on_a_node(tmp_path, expected):
+    with deployment(tmp_path / "d", CONFIG, overrides=["deploy.part_bytes=8192"]) as federation:
+        disk = federation.folder / f"node-{VICTIM}"
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(disk)]
+        if subprocess.run(mount, capture_output=True).returncode != 0:
+            pytest.skip("no file system may be mounted here")
+        try:
+            federation.start_server()
+            for name in NAMES:
+                federation.start_node(name)
+            federation.wait_for("update_received", 2, END_S, cluster=VICTIM)
+            filler = disk / "filler"
+            with filler.open("wb") as file:
+                try:
+                    while True:
+                        file.write(b"\0" * 4096)
+                        file.flush()
+                except OSError:
+                    pass
+            federation.wait_for("node_error", 1, END_S, cluster=VICTIM)
+            assert "space" in next(
+                n["reason"] for n in federation.notes() if n["event"] == "node_error"
+            )
+            filler.unlink()
+            finish(federation, expected)
+        finally:
+            federation.close()
+            subprocess.run(["umount", str(disk)], check=False)
+
+
+@pytest.mark.parametrize("skew_s", [-30, pytest.param(30, marks=pytest.mark.short)])
+def test_clock_skew(tmp_path, expected, skew_s):
+    """The node's clock is off; its signatures are made with the server's."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        f"import datetime, time\nS = {skew_s}\nreal, wall = datetime.datetime, time.time\n"
+        "class Skewed(real):\n"
+        "    @classmethod\n"
+        "    def now(cls, tz=None):\n"
+        "        return real.now(tz) + datetime.timedelta(seconds=S)\n"
+        "datetime.datetime = Skewed\ntime.time = lambda: wall() + S\n"
+    )
+    with deployment(tmp_path / "d", CONFIG, secure=True) as federation:
+        federation.make_keys(NAMES)
+        federation.start_server()
+        for name in NAMES:
+            paths = os.pathsep.join([str(site), *os.sys.path])
+            federation.start_node(name, **({"PYTHONPATH": paths} if name == VICTIM else {}))
+        finish(federation, expected)
+        if skew_s > 5:
+            notes = federation.notes(VICTIM)
+            assert any("clock corrected" in note.get("reason", "") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("nan", "not finite"),
+        ("foreign", "not its own"),
+        ("replay", "again"),
+        ("old_base", "based on version"),
+        ("zeros", "no answer has more than"),
+    ],
+)
+def test_evil_node_is_refused_and_named(tmp_path, kind, reason):
+    with deployment(tmp_path / "d", CONFIG) as federation:
+        federation.start_server()
+        for name in NAMES:
+            if name == VICTIM:
+                federation.start_node(name, module=("tests.faults.evil", kind))
+            else:
+                federation.start_node(name)
+        assert federation.wait("server", END_S) == 0
+        events = [json.loads(e) for e in (federation.run / "events.jsonl").read_text().splitlines()]
+        refused = [event for event in events if event["event"] == "refused"]
+        assert [event["cluster"] for event in refused] == [VICTIM]
+        assert reason in refused[0]["reason"]
+        merged = [event for event in events if event["event"] == "merged"]
+        arrived = [event for event in events if event["event"] == "upload_arrived"]
+        assert len(merged) == len(arrived) - 1
