@@ -26,7 +26,8 @@ def overrides(tmp_path_factory):
             row = {"text": " ".join(words), "domain": "wxyz"[number % 4]}
             file.write(json.dumps(row) + "\n")
     return [
-        f"data={{dataset: table, source: {path}, num_public: 80, num_validation: 20, num_test: 40}}",
+        f"data={{dataset: table, source: {path}, num_public: 80, "
+        "num_validation: 20, num_test: 40}",
         "model.vocabulary_size=280",
         "model.max_tokens=16",
         "model.hidden_size=16",
