@@ -18,8 +18,8 @@ class SplitConfig(ConfigModel):
     """`domain`: clusters differ in where their samples come from. `label`: in their classes."""
     alpha: float | None = Field(default=None, gt=0, le=1e6)
     """null: pure, each domain (or group of classes) with clusters of its own. A number: every
-    domain (or class) is divided over all clusters by Dirichlet(alpha) shares (Hsu et al., arXiv
-    1909.06335); 0.1 is close to pure, 100 is close to even."""
+    cluster's mix of domains (or classes) is drawn from Dirichlet(alpha), clusters being equally
+    large; 0.1 is close to pure, 100 is close to even."""
 
 
 class MnistRotatedConfig(ConfigModel):
