@@ -6,8 +6,10 @@ clusters are elsewhere, and every event is on disk before it takes effect there.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,8 @@ from emsfl.deploy import (
     Windows,
     keys,
 )
-from emsfl.deploy.privacy import finisher
+from emsfl.deploy.metrics import serve_metrics
+from emsfl.deploy.privacy import combiner, epsilon_spent, finisher
 from emsfl.deploy.status import NodeStatus, Status
 from emsfl.errors import ConfigError, UserError
 from emsfl.experiment_config import ExperimentConfig
@@ -77,11 +80,13 @@ def serve(config: ExperimentConfig, options: ServeOptions) -> RunResult:
         part_bytes=config.deploy.part_bytes,
         rehearses=options.rehearses,
     )
-    server = Server(settings, windows, clock, notes)
-    try:
+    with ExitStack() as stack:
+        if options.metrics_port is not None:
+            metrics = serve_metrics(folder.path, options.metrics_port, notes)
+            stack.callback(metrics.shutdown)
+        server = Server(settings, windows, clock, notes)
+        stack.callback(server.close)
         return _Service(config, plan, folder, clock, server, options).run(notes)
-    finally:
-        server.close()
 
 
 class _Service:
@@ -241,21 +246,34 @@ def join(config: ExperimentConfig, options: JoinOptions) -> None:
         epoch_wall_s=plan.epoch_utc.timestamp(),
     )
 
+    notes, privacy = Notes(options.log), config.deploy.privacy
+    if privacy is not None:
+        epsilon_spent(privacy, 1)  # so that a missing accountant is found out now
+
+    def released(num_releases: int) -> None:
+        if privacy is not None:
+            epsilon = epsilon_spent(privacy, num_releases)
+            notes("privacy_spent", updates=num_releases, epsilon=epsilon, delta=privacy.delta)
+
     def duty_of(seed: int) -> Duty:
         data = load_data(config.data, plan.sites, seed)
         model = make_spec(config.model, data.num_classes)
+        federation = make_federation(data, model, config.training, seed, cache_dir(), None)
         return Duty(
             name=options.cluster,
             index=plan.sites.index(options.cluster),
             data=data,
             model=model,
-            federation=make_federation(data, model, config.training, seed, cache_dir(), None),
+            federation=federation,
             training=config.training,
-            finish=finisher(config.deploy, options.cluster),
+            finish=finisher(privacy, federation),
+            keeps_released=privacy is not None,
+            combine=combiner(config.deploy),
+            released_note=released,
         )
 
     options.folder.mkdir(parents=True, exist_ok=True)
-    Node(settings, link, duty_of, Notes(options.log)).run()
+    Node(settings, link, duty_of, notes).run()
 
 
 def _check(config: ExperimentConfig) -> None:
@@ -282,8 +300,6 @@ def _clock(folder: RunFolder, plan: ContactPlan, options: ServeOptions) -> Clock
     path = folder.path / "deploy" / "epoch.json"
     clock = Clock(time.time(), options.speedup)
     if path.exists() and not options.rehearses:
-        import json
-
         clock.epoch_wall_s = float(json.loads(path.read_text(encoding="utf-8")))
     write_json(path, clock.epoch_wall_s)
     return clock

@@ -13,11 +13,12 @@ import pytest
 from emsfl.deploy import Duty, Node, NodeSettings
 from emsfl.deploy.checks import UploadLimits
 from emsfl.deploy.flower import Envelope
+from emsfl.deploy.privacy import finisher
 from emsfl.deploy.remote import RemoteGateway
 from emsfl.methods import MethodSettings
 from emsfl.results import RunFolder
 from emsfl.simulate import Arm, Elsewhere
-from emsfl.training import InlineExecutor
+from emsfl.training import InlineExecutor, weighted_mean
 from tests.simulate.conftest import data, scenario
 
 __all__ = ["data", "scenario"]
@@ -46,6 +47,8 @@ class Federates:
     server_kills: int = 0
     events_seen: int = 0
     part_bytes: int = 512 * 1024
+    privacy: Any = None
+    combine: Any = weighted_mean
     tamper: Any = None
     """Takes cluster, request and reply, and returns the reply that arrives."""
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -62,7 +65,10 @@ class Federates:
                 model=scenario.model,
                 federation=scenario.federation,
                 training=scenario.training,
-                finish=lambda update, number: update,
+                finish=finisher(self.privacy, scenario.federation),
+                keeps_released=self.privacy is not None,
+                combine=self.combine,
+                released_note=lambda count: None,
             )
             settings = NodeSettings(
                 name=name,

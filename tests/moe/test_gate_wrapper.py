@@ -204,3 +204,21 @@ def test_an_offset_without_bias_lies_on_the_constant_direction() -> None:
     torch.testing.assert_close(constant, expected, rtol=0.05, atol=0.01)  # the ridge
     assert abs(float(offsets.sum())) < 1e-9 and slopes.sum(0).abs().max() < 1e-9
     assert math.isclose(float((tokens @ constant).mean()), 1.0, abs_tol=0.05)
+
+
+def test_a_decoders_layers_have_the_decoders_mask() -> None:
+    """Five tokens go in, eight come out, two of them padding."""
+    model: Any = make_model("switch_transformers")
+    layout = find_moe_layers(model)
+    ids = make_inputs("switch_transformers")["input_ids"]
+    mask = torch.ones(3, 8, dtype=torch.int64)
+    mask[:, 6:] = 0
+    inputs = [RouterInputs() for _ in layout.layers]
+    with torch.no_grad(), recording_router_inputs(model, layout, inputs):
+        model(
+            input_ids=ids[:, :5],
+            attention_mask=torch.ones(3, 5),
+            decoder_input_ids=ids[:, :8],
+            decoder_attention_mask=mask,
+        )
+    assert [one.counts for one in inputs] == [[15.0], [18.0]]

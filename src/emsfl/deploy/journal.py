@@ -108,6 +108,12 @@ class Journal:
             return None
         return Manifest.read(json.loads(path.read_text(encoding="utf-8")))
 
+    def read_answer_tree(self, work: str) -> Any:
+        """Return what `write_answer` was given for `work`, None where it has not ended."""
+        if self.read_answer(work) is None:
+            return None
+        return from_packet(self._outbox(work).read_bytes())
+
     def read_part(self, work: str, index: int) -> bytes:
         """Return one part of an answer."""
         with self._outbox(work).open("rb") as file:

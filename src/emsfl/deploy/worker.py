@@ -10,16 +10,16 @@ from typing import Any
 
 from emsfl.data import FederatedData
 from emsfl.deploy.journal import Journal
+from emsfl.deploy.privacy import Combine, Finish
 from emsfl.methods import (
     Activity,
     Federation,
-    Update,
     make_cluster,
     measure_cluster,
     take_results,
     training_tasks,
 )
-from emsfl.moe import ModelSpec
+from emsfl.moe import ModelSpec, State
 from emsfl.training import InlineExecutor, TrainingConfig, train_locally
 
 PIECE_S = 10.0
@@ -39,8 +39,14 @@ class Duty:
     model: ModelSpec
     federation: Federation
     training: TrainingConfig
-    finish: Callable[[Update, int], Update]
-    """Last hand on an update before it leaves, given how many have left before it."""
+    finish: Finish
+    """Last hand on an update before it leaves."""
+    keeps_released: bool
+    """Whether what leaves is not what is held."""
+    combine: Combine
+    """Averages the devices."""
+    released_note: Callable[[int], None]
+    """Told how many updates have left."""
 
 
 class Worker:
@@ -50,17 +56,20 @@ class Worker:
         """Go on from the journal, or begin where it is empty."""
         self.duty, self.journal = duty, journal
         self.cluster = make_cluster(duty.name, duty.data)
+        self.cluster.combine = duty.combine
         self.done = 0
         """Number of the last order carried out."""
         self.trained = 0
         """Steps of the next order that have been trained already."""
         self.num_answers = 0
+        self.released: State = {}
+        """Own values as they have left last, where they are not those that are held."""
         self.loss: float | None = None
         self.error: str | None = None
         saved = journal.read_state()
         if saved is not None:
             self.done, self.trained = saved["done"], saved["trained"]
-            self.num_answers = saved["num_answers"]
+            self.num_answers, self.released = saved["num_answers"], saved["released"]
             self.cluster.restore(saved["cluster"])
         self.orders = [order for order in journal.read_orders() if order[0] > self.done]
         self.confirmed = self.orders[-1][0] if self.orders else self.done
@@ -126,6 +135,7 @@ class Worker:
             "done": self.done,
             "trained": self.trained,
             "num_answers": self.num_answers,
+            "released": self.released,
         }
         self._persist(lambda: self.journal.write_state(state))
 
@@ -210,8 +220,13 @@ class Worker:
                 duty.training,
             )
         cluster.take_snapshot()
-        if self.journal.read_answer(work_id) is None:
-            update = duty.finish(cluster.build_update(duty.federation, bootstrap), self.num_answers)
-            tree = {"work": work_id, "owned": cluster.work.owned, "update": update}
-            self._persist(lambda: self.journal.write_answer(work_id, tree))
+        found = self.journal.read_answer_tree(work_id)
+        if found is None:
+            honest = cluster.build_update(duty.federation, bootstrap)
+            update, self.released = duty.finish(honest, cluster.work, self.released)
+            answer = {"work": work_id, "owned": cluster.work.owned, "update": update}
+            self._persist(lambda: self.journal.write_answer(work_id, answer))
+        elif duty.keeps_released:
+            self.released = {**self.released, **found["update"].values}
         self.num_answers += 1
+        duty.released_note(self.num_answers)

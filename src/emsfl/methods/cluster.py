@@ -5,7 +5,7 @@ It knows no clock: a driver says how many steps were trained and when to take a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ from emsfl.moe import (
     write_experts,
 )
 from emsfl.training import add_scaled, difference, is_trained, weighted_mean
+
+Combine = Callable[[Sequence[State], Sequence[float]], State]
 
 
 @dataclass
@@ -59,6 +61,8 @@ class Cluster:
     """Steps that each device had trained by then."""
     average: State = field(default_factory=dict)
     """Weighted average of the snapshots."""
+    combine: Combine = weighted_mean
+    """Averages the devices: takes their states and their weights."""
 
     @property
     def num_experts(self) -> int:
@@ -71,7 +75,7 @@ class Cluster:
         """Remember every device's state and form their average."""
         self.snapshots = [device.state for device in self.devices]
         self.snapshot_steps = [device.num_steps for device in self.devices]
-        self.average = weighted_mean(self.snapshots, self.device_weights)
+        self.average = self.combine(self.snapshots, self.device_weights)
 
     def build_update(self, federation: Federation, bootstrap: Bootstrap | None = None) -> Update:
         """Return the update that answers the cluster's work: its last snapshot, or `bootstrap`."""

@@ -109,16 +109,16 @@ class Call:
     """The forward pass under way."""
 
     module: nn.Module
-    """The model, or its encoder where that is called alone."""
+    """The model, or its encoder if it has a decoder too."""
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     goes_on: bool = False
     """Whether its tokens follow those that were in a cache when it began."""
 
-    @property
-    def mask(self) -> Tensor | None:
-        """[B, S], False for padding; None: no padding, or a mask of another kind."""
-        mask = self.kwargs.get("attention_mask")
+    def mask_of(self, layer: str) -> Tensor | None:
+        """Return the mask [B, S] of a layer's tokens, 0 for padding; None: there is none."""
+        in_decoder = "decoder" in layer.split(".") and "decoder_input_ids" in self.kwargs
+        mask = self.kwargs.get("decoder_attention_mask" if in_decoder else "attention_mask")
         return mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
 
@@ -132,28 +132,35 @@ def watching(model: nn.Module, layout: MoELayout, see: See) -> Iterator[None]:
 
     Forward passes that `see` itself asks for are not told.
     """
-    current = Call(model, (), {})
+    starts = [model]
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        starts.append(model.get_submodule("encoder"))  # which `generate` calls by itself
+    calls = {start: Call(start, (), {}) for start in starts}
     busy = False
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal current
         if not busy:
             cache = kwargs.get("past_key_values")
-            current = Call(module, args, kwargs, cache is not None and _cached_length(cache) > 0)
+            goes_on = cache is not None and _cached_length(cache) > 0
+            calls[module] = Call(module, args, kwargs, goes_on)
 
-    encoder = getattr(model, "encoder", None)  # which `generate` calls by itself
-    starts = [model, *([encoder] if isinstance(encoder, nn.Module) else [])]
     handles = [m.register_forward_pre_hook(begin, with_kwargs=True) for m in starts]
     for index, layer in enumerate(layout.layers):
 
-        def enter(_module: nn.Module, inputs: tuple[Any, ...], index: int = index) -> None:
+        def enter(
+            _module: nn.Module,
+            inputs: tuple[Any, ...],
+            index: int = index,
+            name: str = layer.name,
+        ) -> None:
             nonlocal busy
             if busy:
                 return
-            hidden, mask = inputs[0], current.mask
+            call = calls[starts[-1] if name.startswith("encoder.") else model]
+            hidden, mask = inputs[0], call.mask_of(name)
             busy = True
             try:
-                see(index, hidden, None if mask is None else mask[:, -hidden.shape[1] :], current)
+                see(index, hidden, None if mask is None else mask[:, -hidden.shape[1] :], call)
             finally:
                 busy = False
 

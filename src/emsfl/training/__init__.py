@@ -1,6 +1,14 @@
 """Train locally, evaluate, aggregate: tensors in, tensors out."""
 
-from emsfl.training.aggregate import add_scaled, difference, mix, num_bytes, weighted_mean
+from emsfl.training.aggregate import (
+    add_scaled,
+    coordinate_median,
+    difference,
+    mix,
+    num_bytes,
+    trimmed_mean,
+    weighted_mean,
+)
 from emsfl.training.config import LocalSettings, TrainingConfig
 from emsfl.training.constants import ConstantsTask, LocalConstants, local_constants
 from emsfl.training.device import Processor, one_thread
@@ -37,6 +45,7 @@ __all__ = [
     "TrainingConfig",
     "activation_bytes",
     "add_scaled",
+    "coordinate_median",
     "difference",
     "evaluate",
     "first_samples",
@@ -51,5 +60,6 @@ __all__ = [
     "score_experts",
     "train_locally",
     "train_plainly",
+    "trimmed_mean",
     "weighted_mean",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from emsfl.moe import State
@@ -17,6 +18,30 @@ def weighted_mean(states: Sequence[Mapping[str, Tensor]], weights: Sequence[floa
     for state, weight in zip(states[1:], weights[1:], strict=True):
         for name, tensor in state.items():
             mean[name].add_(tensor, alpha=weight)
+    return mean
+
+
+def coordinate_median(states: Sequence[Mapping[str, Tensor]]) -> State:
+    """Return the median of every coordinate (the mean of the two middle ones for an even number).
+
+    One state among three or more can move no coordinate beyond the others' (arXiv 1803.01498).
+    """
+    return trimmed_mean(states, (len(states) - 1) // 2)
+
+
+def trimmed_mean(states: Sequence[Mapping[str, Tensor]], num_trimmed: int) -> State:
+    """Return every coordinate's mean without its `num_trimmed` smallest and largest values.
+
+    Raises:
+        ValueError: nothing would be left.
+    """
+    kept = len(states) - 2 * num_trimmed
+    if kept < 1 or num_trimmed < 0:
+        raise ValueError(f"{num_trimmed} trimmed at each end of {len(states)} states leave nothing")
+    mean = {}
+    for name in states[0]:
+        ordered = torch.stack([state[name] for state in states]).sort(0).values
+        mean[name] = ordered[num_trimmed : num_trimmed + kept].mean(0)
     return mean
 
 

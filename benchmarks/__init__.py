@@ -1,0 +1,1 @@
+"""Measurements and rehearsals; each prints what it finds."""
