@@ -217,6 +217,7 @@ class JoinOptions:
     keys_folder: Path | None
     """None: plain text, as a key that anyone can make."""
     poll_s: float
+    speedup: float
     rehearses: bool
     log: Path | None
 
@@ -244,6 +245,7 @@ def join(config: ExperimentConfig, options: JoinOptions) -> None:
         part_bytes=config.deploy.part_bytes,
         windows=None if options.rehearses else Windows(contacts, config.deploy.guard_s),
         epoch_wall_s=plan.epoch_utc.timestamp(),
+        speedup=options.speedup,
     )
 
     notes, privacy = Notes(options.log), config.deploy.privacy
