@@ -36,7 +36,7 @@ $(RUNTIME): pyproject.toml constraints.txt
 
 $(COMPLETE): $(RUNTIME)
 	@echo "adding the optional extras and the developers' tools"
-	@$(INSTALL) '.[data,hf,deploy,dev]'
+	@$(INSTALL) '.[data,hf,text,deploy,dev]'
 	@touch $@
 
 demo: $(RUNTIME) ## EMS-FL against FedAvg and FedAsync: a table and a page, in minutes

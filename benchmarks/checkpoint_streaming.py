@@ -80,6 +80,8 @@ def measure(work: Path, num_layers: int) -> dict[str, Any]:
     updates = [word for part in sorted(parts.iterdir()) for word in ("--updates", str(part))]
     merge = ["merge", str(base), *updates, "--json"]
     merge_row = timed(*merge, "--out", str(merged)) | {"bytes": total_bytes(merged)}
+    hashes = hashes_below(merged)
+    shutil.rmtree(merged)
     copies.append(timed_copy(base, work / "copy"))
     rows = [copies[0], split_row, copies[1], merge_row, copies[2]]
     for row in rows:
@@ -87,8 +89,6 @@ def measure(work: Path, num_layers: int) -> dict[str, Any]:
     for row, before, after in ((split_row, *copies[:2]), (merge_row, *copies[1:])):
         row["of_a_copy"] = 2 * row["rate"] / (before["rate"] + after["rate"])
     names = ("copy", "split", "copy", "merge", "copy")
-    hashes = hashes_below(merged)
-    shutil.rmtree(merged)
     killed = {"merge": killed_and_again(merge, merged, hashes, merge_row["bytes"] // 2)}
     shutil.rmtree(merged)
     expected = hashes_below(parts)

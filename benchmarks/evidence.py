@@ -75,7 +75,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer hours, methods and images")
     parser.add_argument("--tune", action="store_true", help="search first")
     parser.add_argument("--search-only", action="store_true", help="search and stop")
-    parser.add_argument("--points", type=int, default=16, help="per method in the search")
+    parser.add_argument("--points", type=int, default=8, help="per method in the search")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "runs/evidence")
     parser.add_argument("--json", type=Path, help="where the rows go")

@@ -3,13 +3,16 @@
 One quantity at a time is varied on random quadratics, where expectations are exact. The table shows
 the exponent that docs/theory.md predicts, and the slope (log against log) of what is measured, as
 mean and 95% confidence interval over random instances. A second table shows how tight the bounds
-are where noise dominates. Takes about two minutes on one core.
+are where noise dominates. Both go into benchmarks/results/theory_trends.json. Takes about two
+minutes on one core.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +31,7 @@ from tests.planning.quadratics import (
 from tests.planning.replay import replay
 
 from emsfl.errors import DataError
+from emsfl.files import write_json
 from emsfl.planning import (
     Exchange,
     Scenario,
@@ -40,6 +44,7 @@ from emsfl.planning import (
     merged_loss,
 )
 
+RESULT = Path(__file__).parent / "results" / "theory_trends.json"
 NUM_INSTANCES = 8
 Generator = np.random.Generator
 FloatArray = NDArray[np.float64]
@@ -368,12 +373,24 @@ def tightness(num_instances: int, longest_window: float) -> dict[str, list[float
 def main() -> None:
     """Measure and print both tables."""
     console = Console(width=120)
+    found: dict[str, Any] = {"slopes": [], "bound_over_exact": []}
     table = Table(title=f"Slopes over {NUM_INSTANCES} random instances (95% confidence)")
     for heading in ("term", "varied", "predicted", "measured", "half-width"):
         table.add_column(heading)
     for trend in track(TRENDS, console=console):
         slopes = [slope(trend, seed) for seed in range(NUM_INSTANCES)]
         spread = stats.sem(slopes) * stats.t.ppf(0.975, NUM_INSTANCES - 1)
+        found["slopes"].append(
+            {
+                "term": trend.term,
+                "varied": trend.varied,
+                "values": list(trend.values),
+                "predicted": trend.exponent,
+                "measured": float(np.mean(slopes)),
+                "half_width_95": float(spread),
+                "instances": NUM_INSTANCES,
+            }
+        )
         table.add_row(
             trend.term,
             f"{trend.varied}: {trend.values[0]:g}..{trend.values[-1]:g}",
@@ -387,9 +404,12 @@ def main() -> None:
         table.add_column(heading)
     for window in (0.5, 1.0):
         for name, ratios in tightness(60, window).items():
-            quantiles = (f"{np.quantile(ratios, q):.2f}" for q in (0.05, 0.5, 0.95))
-            table.add_row(name, f"{window:g}", *quantiles)
+            quantiles = [float(np.quantile(ratios, q)) for q in (0.05, 0.5, 0.95)]
+            row = dict(zip(("5%", "median", "95%"), quantiles, strict=True))
+            found["bound_over_exact"].append({"bound": name, "window": window} | row)
+            table.add_row(name, f"{window:g}", *(f"{quantile:.2f}" for quantile in quantiles))
     console.print(table)
+    write_json(RESULT, found)
 
 
 if __name__ == "__main__":

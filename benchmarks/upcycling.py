@@ -120,8 +120,10 @@ class Bench:
             score_model(
                 folder,
                 rows.spread(256),
+                out / f"scores-{name}.json",
                 cluster=name,
                 kind="mean_gate",
+                with_statistics=True,
                 batch_size=32,
                 max_length=LENGTH,
                 progress=lambda _count: None,
@@ -149,7 +151,8 @@ class Bench:
             updates.append(part.with_name(f"update-{part.name}"))
             tune(part, data[part.name], updates[-1], settings)
         out = parts[0].with_name("merged")
-        return merge_checkpoint(folder, updates, out).folder
+        scores = [part.with_name(f"scores-{part.name}.json") for part in parts]
+        return merge_checkpoint(folder, updates, out, score_files=scores).folder
 
     def accuracy(self, folder: Path, table: Table, gate: bool | None) -> dict[str, float]:
         """Return the accuracy per domain and on all."""

@@ -58,7 +58,8 @@ def config_page() -> str:
         "[demo.yaml](../../configs/demo.yaml) is an example; `emsfl validate CONFIG` prints every "
         "value that a run would use.\n",
     ]
-    parts += [section(path, model) for path, model in walk("", ExperimentConfig)]
+    sections = dict.fromkeys(walk("", ExperimentConfig))  # alternatives may share a section
+    parts += [section(path, model) for path, model in sections]
     return "".join(parts)
 
 
@@ -117,9 +118,16 @@ def section(path: str, model: type[BaseModel]) -> str:
         kind = type_name(field.annotation)
         allowed = ", ".join([kind, *(limit for limit in limits(field) if limit not in kind)])
         rows.append(f"| `{key}` | {allowed} | {default_of(field)} | {prose(field)} |\n")
-    heading = f"`{path}`" if path else "Top level"
+    heading = f"`{path}`{alternative(model)}" if path else "Top level"
     head = "| key | value | default | meaning |\n|---|---|---|---|\n"
     return f"\n## {heading}\n\n{one_line(model.__doc__)}\n\n{head}{''.join(rows)}"
+
+
+def alternative(model: type[BaseModel]) -> str:
+    """Return what tells one alternative of a section from the others, such as its `kind`."""
+    key, field = next(iter(model.model_fields.items()))
+    values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    return f" with `{key}: {values[0]}`" if len(values) == 1 else ""
 
 
 def limits(field: FieldInfo) -> list[str]:
@@ -161,7 +169,7 @@ def type_name(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):
-        return " or ".join(type_name(argument) for argument in arguments)
+        return " or ".join(dict.fromkeys(type_name(argument) for argument in arguments))
     if origin is tuple and arguments[-1] is not Ellipsis:
         return f"[{', '.join(type_name(argument) for argument in arguments)}]"
     if origin in (list, tuple):

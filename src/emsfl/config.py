@@ -201,9 +201,9 @@ def _describe(model: type[BaseModel], tree: dict[str, Any], problem: ErrorDetail
     if kind == "missing":
         return f"{name} is missing; add it"
     if kind == "union_tag_not_found":
-        return f"{name}.{context['discriminator'].strip(chr(39))} is missing; add it"
+        return f"{name}.{_tag_name(context)} is missing; add it"
     if kind == "union_tag_invalid":
-        key = context["discriminator"].strip("'").removesuffix("()")  # a field, or a function
+        key = _tag_name(context)
         return f"{name}.{key} = {context['tag']!r}: must be one of {context['expected_tags']}"
     field = _fields_at(model, problem["loc"][:-1]).get(str(problem["loc"][-1])) if path else None
     bounds = value_range(field) if field and kind.startswith(("greater_", "less_")) else ""
@@ -216,6 +216,11 @@ def _describe(model: type[BaseModel], tree: dict[str, Any], problem: ErrorDetail
     if isinstance(value, dict):
         return f"{name}: {reason}"
     return f"{name} = {_shown(value)}: {reason}"
+
+
+def _tag_name(context: Mapping[str, Any]) -> str:
+    """Return the key that tells alternatives apart: a field's name, or that of a function."""
+    return str(context["discriminator"]).strip("'").removesuffix("()")
 
 
 def _describe_unknown(path: Location, known: list[str]) -> str:

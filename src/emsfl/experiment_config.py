@@ -60,7 +60,7 @@ class ExperimentConfig(ConfigModel):
                 f"simulate.device_flops_per_s must name every site: {', '.join(sorted(names))}"
             )
         needed = len(names) * self.model.top_k
-        if needed > self.model.num_experts and any(n.startswith("ems_fl") for n in self.methods):
+        if needed > self.model.num_experts and any(map(_splits, self.methods)):
             raise ValueError(
                 f"{len(names)} clusters x top_k {self.model.top_k} need {needed} experts per "
                 f"layer, model.num_experts is {self.model.num_experts}: use fewer sites, more "
@@ -83,6 +83,11 @@ def load(
     chosen = [f"methods=[{', '.join(methods)}]"] if methods is not None else []
     chosen += [f"seeds=[{', '.join(map(str, seeds))}]"] if seeds is not None else []
     return load_config(ExperimentConfig, source, [*overrides, *chosen])
+
+
+def _splits(method: str) -> bool:
+    """Tell whether a method gives every expert to one cluster at most."""
+    return method.startswith("ems_fl") or method == "esft"
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:

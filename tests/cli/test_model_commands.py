@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.reference.tiny_models import WORDS, save_dense, save_model
+from tests.reference.tiny_models import WORDS, make_assignment, save_dense, save_model
 
 from emsfl.cli import call
+from emsfl.moe.manifests import write_document
 
 Run = Callable[..., Any]
 
@@ -67,7 +69,7 @@ def test_from_inspect_to_fold_gate(tmp_path: Path, run: Run, capsys: Any) -> Non
     before = run("evaluate", base, "--data", held_out)["domains"]
     updates = []
     for name in clusters:
-        updates += ["--updates", tmp_path / f"update-{name}"]
+        updates += ["--scores", tmp_path / f"{name}.json", "--updates", tmp_path / f"update-{name}"]
         tuned = run(
             "tune", tmp_path / "parts" / name, "--data", data, "--domain", name, "--steps", 25,
             "--learning-rate", 1e-2, "--out", updates[-1],
@@ -136,3 +138,82 @@ def test_bad_input_is_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and error.startswith("error: ")
     assert sorted(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def base_and_parts(tmp_path: Path, run: Run) -> Path:
+    """A checkpoint `base`, a fine-tuned copy `other`, and sub-models `parts/a` and `parts/b`."""
+    model: Any = save_model("mixtral", tmp_path / "base")
+    shutil.copytree(tmp_path / "base", tmp_path / "other")
+    model.lm_head.weight.data[0, 0] += 1
+    model.save_pretrained(tmp_path / "other", max_shard_size="20KB")
+    wanted = make_assignment(tmp_path / "base", a=(0, 1, 2, 3), b=(4, 5, 6, 7))
+    write_document(tmp_path / "assignment.json", wanted)
+    run("split", tmp_path / "base", "--assignment", tmp_path / "assignment.json",
+        "--out", tmp_path / "parts")  # fmt: skip
+    return tmp_path
+
+
+def cut_off(folder: Path) -> None:
+    path = sorted(folder.glob("*.safetensors"))[0]
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def flip_a_bit(folder: Path) -> None:
+    path = sorted(folder.glob("*.safetensors"))[0]
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+def lie_in_the_manifest(folder: Path) -> None:
+    tree = json.loads((folder / "emsfl.json").read_text())
+    tree["layers"][0]["owned"] = [0, 1, 2, 9]
+    (folder / "emsfl.json").write_text(json.dumps(tree))
+
+
+def claim_anothers_expert(folder: Path) -> None:
+    tree = json.loads((folder / "emsfl.json").read_text())
+    tree["layers"][0]["owned"][0] = 3
+    (folder / "emsfl.json").write_text(json.dumps(tree))
+
+
+def pickle_it(folder: Path) -> None:
+    for path in [*folder.glob("*.safetensors"), *folder.glob("*.index.json")]:
+        path.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+
+
+@pytest.mark.parametrize(
+    ("where", "damage", "message"),
+    [
+        ("parts/b", cut_off, "it is damaged or cut off; fetch it again"),
+        ("base", cut_off, "it is damaged or cut off; fetch it again"),
+        ("parts/b", flip_a_bit, "is not the file that emsfl.json lists"),
+        ("base", flip_a_bit, "the updates are for base model"),
+        ("parts/b", lie_in_the_manifest, "expert ids must ascend within 0..7"),
+        ("parts/b", claim_anothers_expert, "claimed by the updates of both a and b"),
+        ("parts/b", pickle_it, "holds pickle files (pytorch_model.bin), which can run code"),
+        ("base", pickle_it, "holds pickle files (pytorch_model.bin), which can run code"),
+    ],
+)
+def test_a_merge_of_damaged_input_leaves_nothing(
+    base_and_parts: Path, capsys: Any, where: str, damage: Callable[[Path], None], message: str
+) -> None:
+    work = base_and_parts
+    damage(work / where)
+    refused_merge(work, "base", capsys, message)
+
+
+def test_a_merge_into_another_base_leaves_nothing(base_and_parts: Path, capsys: Any) -> None:
+    refused_merge(base_and_parts, "other", capsys, "the updates are for base model")
+
+
+def refused_merge(work: Path, base: str, capsys: Any, message: str) -> None:
+    before = sorted(work.rglob("*"))
+    words = ["merge", work / base, "--updates", work / "parts" / "a", "--updates",
+             work / "parts" / "b", "--out", work / "merged"]  # fmt: skip
+    assert call([str(word) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and error.startswith("error: ")
+    assert sorted(work.rglob("*")) == before

@@ -25,10 +25,11 @@ SMALL = [
     "simulate.evaluation_points=3",
     "simulate.device_flops_per_s=2.0e+3",
     "method_settings.fedavg.local_steps=5",
+    "method_settings.fedmoe.local_steps=5",
     "simulate.checkpoint_interval_s=0.1",
 ]
 METHODS = [
-    "ems_fl", "fedavg", "fedavg_fill", "fedasync",
+    "ems_fl", "fedavg", "fedavg_fill", "fedasync", "fedbuff", "fedmoe", "central_all_steps",
     "ems_fl_no_gate", "ems_fl_gate_only", "ems_fl_frozen_shared", "ems_fl_random",
 ]  # fmt: skip
 

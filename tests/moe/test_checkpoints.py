@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from emsfl.errors import DataError, UpdateRefusedError
 from emsfl.files import sha256_of
 from emsfl.moe import split_checkpoint, tensor_files
+from emsfl.moe import updates as updates_module
 from emsfl.moe.checkpoint import open_checkpoint
 from emsfl.moe.gate_wrapper import has_gate
 from emsfl.moe.inspection import inspect_checkpoint
@@ -124,10 +125,10 @@ def test_shared_parameters_move_by_the_weighted_mean(
 ) -> None:
     """Against a formula written out on whole tensors; weights are the tables' sizes, 1/2 each."""
     merged = merge_checkpoint(base, updates, tmp_path / "merged")
+    assert not merged.has_gate and not has_gate(merged.folder)
     tensors = load_all(merged.folder)
     old = load_all(base)
     new = [load_file(folder / "model.safetensors") for folder in updates]
-    assert merged.has_gate and has_gate(merged.folder)
     for name, before in old.items():
         if "experts" in name:
             continue
@@ -345,3 +346,21 @@ def test_manifest_hashes_are_those_of_the_files(parts: Path, base: Path) -> None
     expected = {n: sha256_of_file(base / n) for n in open_checkpoint(base).headers}
     assert manifest.base.file_sha256 == expected
     assert manifest.base.sha256 == sha256_of(expected)
+
+
+def test_what_a_merge_copies_is_checked_without_reading_it_again(
+    base: Path, parts: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """No more is left for the end than the last router's rows."""
+    taken: dict[str, list[int]] = {}
+    real = updates_module.FileCheck.finish
+
+    def finish(check: Any) -> None:
+        taken.setdefault(check._path.parent.name, []).append(check._end - check._position)
+        real(check)
+
+    monkeypatch.setattr(updates_module.FileCheck, "finish", finish)
+    merge_checkpoint(base, [parts / "a", parts / "b"], tmp_path / "out")
+    largest_router = 4 * 16 * 4
+    assert set(taken) == {"a", "b"}
+    assert all(left <= largest_router for lefts in taken.values() for left in lefts), taken

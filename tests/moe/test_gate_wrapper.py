@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from emsfl.errors import DataError
 from emsfl.moe import DomainGate, DomainStatistics, find_moe_layers, fit_gate
+from emsfl.moe.checkpoint import open_checkpoint
+from emsfl.moe.domain_statistics import Pooling, recording_statistics
 from emsfl.moe.gate_folding import RouterInputs, folded_routers, recording_router_inputs
 from emsfl.moe.gate_wrapper import (
     GateFile,
-    Pooling,
     StoredGate,
     gate_info,
     gating,
     load_gated,
     read_gate,
-    recording_statistics,
     save_gate,
 )
 from emsfl.moe.rerouting import excluding
@@ -44,7 +44,7 @@ def certain_gate(num_layers: int, cluster: int, *, nobody: bool = False) -> Doma
 
 def stored(model: nn.Module, gate: DomainGate, pooling: Pooling) -> StoredGate:
     config: Any = model.config
-    return StoredGate(gate=gate, info=gate_info(config.to_dict(), ("a", "b"), pooling))
+    return StoredGate(gate=gate, info=gate_info(config.to_dict(), ("a", "b"), pooling), moved={})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -130,10 +130,10 @@ def test_saved_beside_a_checkpoint_and_loaded_by_one_call(tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"domain_gate.json does not exist"):
         load_gated(tmp_path)
     gate = stored(plain, random_gate(2), Pooling.PREFIX)
-    save_gate(tmp_path, gate)
+    save_gate(tmp_path, gate.gate, gate.info, open_checkpoint(tmp_path))
     read = read_gate(tmp_path)
     assert read.info == GateFile(
-        pooling=Pooling.PREFIX, clusters=("a", "b"), score_function="softmax"
+        pooling=Pooling.PREFIX, clusters=("a", "b"), score_function="softmax", moved=()
     )
     assert torch.equal(read.gate.whiteners, gate.gate.whiteners)
     model: Any = load_gated(tmp_path)
@@ -204,3 +204,21 @@ def test_an_offset_without_bias_lies_on_the_constant_direction() -> None:
     torch.testing.assert_close(constant, expected, rtol=0.05, atol=0.01)  # the ridge
     assert abs(float(offsets.sum())) < 1e-9 and slopes.sum(0).abs().max() < 1e-9
     assert math.isclose(float((tokens @ constant).mean()), 1.0, abs_tol=0.05)
+
+
+def test_a_decoders_layers_have_the_decoders_mask() -> None:
+    """Five tokens go in, eight come out, two of them padding."""
+    model: Any = make_model("switch_transformers")
+    layout = find_moe_layers(model)
+    ids = make_inputs("switch_transformers")["input_ids"]
+    mask = torch.ones(3, 8, dtype=torch.int64)
+    mask[:, 6:] = 0
+    inputs = [RouterInputs() for _ in layout.layers]
+    with torch.no_grad(), recording_router_inputs(model, layout, inputs):
+        model(
+            input_ids=ids[:, :5],
+            attention_mask=torch.ones(3, 5),
+            decoder_input_ids=ids[:, :8],
+            decoder_attention_mask=mask,
+        )
+    assert [one.counts for one in inputs] == [[15.0], [18.0]]

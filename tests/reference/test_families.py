@@ -183,9 +183,7 @@ def merged(saved: tuple[str, Path, nn.Module]) -> tuple[str, Path, Path]:
     )
     texts = tuple(" ".join(WORDS[i : i + 7]) for i in range(12))
     table = Table(inputs=texts, labels=tuple(t[:11] for t in texts), domains=("a",) * 12)
-    settings = TuneSettings(
-        num_steps=3, batch_size=4, learning_rate=1e-2, train_shared=False, gate_samples=0
-    )
+    settings = TuneSettings(num_steps=3, batch_size=4, learning_rate=1e-2, train_shared=False)
     tune(parts[0].folder, table, out / "update", settings)
     merge_checkpoint(folder, [out / "update"], out / "merged")
     return family, folder, out / "merged"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emsfl.methods import MethodSettings
+from emsfl.methods import METHODS, MethodSettings, Venue
 from emsfl.moe import ImageClassifier, PatchMoEConfig
 from emsfl.orbit import OrbitConfig, make_plan
 from emsfl.simulate import SimulateConfig, expectations
@@ -76,6 +76,22 @@ def test_slow_devices_and_slow_links_are_named():
     assert thin.bottleneck == "link"
     none = rows(1.0, 1e9, ["fedavg"])["fedavg", "Quito"]
     assert (none.round_s, none.bottleneck) == (None, "no round fits")
+
+
+def test_every_method_over_contacts_is_expected():
+    found = rows(1e6, 1e6, tuple(METHODS))
+    trained = {
+        name
+        for name, entry in METHODS.items()
+        if entry.venue is Venue.CONTACTS and entry.training_of is None
+    }
+    assert {method for method, _ in found} == trained - {"ems_fl_gate_only"}
+    experts = found["fedavg_experts", "Quito"]
+    assert experts.upload_bytes < found["fedavg", "Quito"].upload_bytes
+    assert experts.memory_bytes < found["fedavg", "Quito"].memory_bytes
+    # All experts are held by both, but only half of them train.
+    assert found["esft", "Quito"].memory_bytes < experts.memory_bytes
+    assert 2 * found["esft", "Quito"].upload_bytes == experts.upload_bytes
 
 
 def test_shares_of_a_round_sum_to_one():

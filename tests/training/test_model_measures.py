@@ -13,10 +13,10 @@ from torch.nn import functional
 from emsfl.data.files import Table
 from emsfl.errors import DataError, InfeasibleError
 from emsfl.moe import ScoreKind, check_owned, find_moe_layers
-from emsfl.moe.gate_wrapper import Pooling
+from emsfl.moe.domain_statistics import Pooling
 from emsfl.moe.manifests import ScoresFile
 from emsfl.training.assign_scores import Demand, assign_for_model, parse_budgets
-from emsfl.training.model_measures import domain_statistics, evaluate_table, score_table
+from emsfl.training.model_measures import evaluate_table, score_table
 from emsfl.training.model_scores import evaluate_model, score_model
 from emsfl.training.table_task import TableTask
 from tests.reference.tiny_models import WORDS, save_dense, save_model
@@ -94,10 +94,8 @@ def test_statistics_are_of_sequences_or_tokens(tmp_path: Path) -> None:
     layout = find_moe_layers(model)
     task = TableTask(model, tmp_path, TABLE, 16)
     assert task.pooling is Pooling.PREFIX
-    whole = domain_statistics(model, layout, task, 3, 100)
-    assert whole.count == sum(len(text.split()) for text in TEXTS)
-    few = domain_statistics(model, layout, task, 3, 5)
-    assert few.count == sum(len(TEXTS[i].split()) for i in (0, 2, 4, 6, 8))
+    scores = score_table(model, layout, task, ScoreKind.GATE_TIMES_OUTPUT_NORM, 3)
+    assert scores.statistics.count == sum(len(text.split()) for text in TEXTS)
 
 
 def test_a_dense_classifier_can_be_judged(tmp_path: Path) -> None:
@@ -121,8 +119,10 @@ def scored(tmp_path_factory: Any) -> tuple[Path, list[ScoresFile]]:
         score_model(
             folder,
             rows,
+            folder / f"scores-{name}.json",
             cluster=name,
             kind="mean_gate",
+            with_statistics=False,
             batch_size=4,
             max_length=16,
             progress=quiet,

@@ -145,7 +145,7 @@ def _print_bound(one: MethodBound) -> None:
         wrong = ", ".join(f"{name} {share:.1%}" for name, share in one.gate["misrouted"].items())
         typer.echo(f"gate: misroutes {wrong}; loss range {one.gate['loss_range']:.3g}")
     for line in one.differences:
-        typer.echo(f"differs from the run: {line}")
+        typer.echo(f"the run differs from the theorems: {line}")
 
 
 def _print_forecasts(found: Forecasts) -> None:
@@ -172,8 +172,9 @@ def _print_forecasts(found: Forecasts) -> None:
         typer.echo(
             f"ems_fl needs {found.ratio:.3g} of the time of {found.reference}, by the bounds"
         )
-    for line in dict.fromkeys(line for p in found.predictions for line in p.differences):
-        typer.echo(f"the bounds are not for: {line}")
+    for p in found.predictions:
+        for line in p.differences:
+            typer.echo(f"{p.method} differs from the theorems: {line}")
 
 
 def _facts(one: MethodBound) -> dict[str, Any]:

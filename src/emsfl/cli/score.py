@@ -41,6 +41,13 @@ def score(
     cluster: Annotated[str, typer.Option(help="Whose data it is.", show_default=False)],
     out: Out,
     kind: Annotated[Kind, typer.Option(help="What is counted per expert.")] = Kind.MEAN_GATE,
+    statistics: Annotated[
+        bool,
+        typer.Option(
+            "--statistics/--no-statistics",
+            help="Write the mean and covariance of hidden states too, for the domain gate.",
+        ),
+    ] = True,
     domain: Domain = None,
     input_column: InputColumn = None,
     label_column: LabelColumn = None,
@@ -52,7 +59,7 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Run a cluster's data through the model and write a scores file for `emsfl assign`."""
-    from emsfl.moe.manifests import write_document
+    from emsfl.moe.domain_statistics import statistics_path
     from emsfl.moe.pretrained import resolve_folder
     from emsfl.training.model_scores import score_model
 
@@ -61,13 +68,14 @@ def score(
         scores = score_model(
             resolve_folder(model),
             rows,
+            out,
             cluster=cluster,
             kind=kind.value,
+            with_statistics=statistics,
             batch_size=batch_size,
             max_length=max_length,
             progress=advance,
         )
-    write_document(out, scores)
     if as_json:
         print_json(scores.model_dump(mode="json"))
         return
@@ -84,4 +92,6 @@ def score(
             for layer in scores.layers
         ],
     )
-    typer.echo(f"{scores.num_samples} samples, {scores.num_tokens} tokens -> {out}", err=True)
+    beside = f" and {statistics_path(out).name} beside it" if statistics else ""
+    counted = f"{scores.num_samples} samples, {scores.num_tokens} tokens"
+    typer.echo(f"{counted}: written to {out}{beside}", err=True)

@@ -74,9 +74,6 @@ def tune(
     save_every: Annotated[
         int, typer.Option(min=1, help="Steps between saves that a stopped run goes on from.")
     ] = 100,
-    gate_samples: Annotated[
-        int, typer.Option(min=0, help="Samples that describe the domain for the gate; 0: none.")
-    ] = 512,
     domain: Domain = None,
     input_column: InputColumn = None,
     label_column: LabelColumn = None,
@@ -110,7 +107,6 @@ def tune(
             "max_length": max_length,
             "seed": seed,
             "save_every": save_every,
-            "gate_samples": gate_samples,
         },
     )
     rows = load_rows(data, input_column, label_column, domain_column, domain, split, limit)

@@ -18,8 +18,8 @@ class SplitConfig(ConfigModel):
     """`domain`: clusters differ in where their samples come from. `label`: in their classes."""
     alpha: float | None = Field(default=None, gt=0, le=1e6)
     """null: pure, each domain (or group of classes) with clusters of its own. A number: every
-    domain (or class) is divided over all clusters by Dirichlet(alpha) shares (Hsu et al., arXiv
-    1909.06335); 0.1 is close to pure, 100 is close to even."""
+    cluster's mix of domains (or classes) is drawn from Dirichlet(alpha), clusters being equally
+    large; 0.1 is close to pure, 100 is close to even."""
 
 
 class MnistRotatedConfig(ConfigModel):
@@ -59,6 +59,7 @@ class MnistLabelsConfig(ConfigModel):
     num_validation: int = Field(default=400, ge=8, le=1000)
     num_test: int = Field(default=1000, ge=8, le=2000)
     split: SplitConfig = SplitConfig(by="label")
+    """By label, which is the default here."""
     devices_per_cluster: int = Field(default=3, ge=1, le=64)
     dirichlet_alpha: float = Field(default=1.0, gt=0, le=1e6)
     """Concentration of the label shares over a cluster's devices: small is uneven."""
@@ -126,7 +127,7 @@ def dataset(section: Any) -> str | None:
         if isinstance(section, dict)
         else getattr(section, "dataset", None)
     )
-    return chosen if isinstance(chosen, str) else None
+    return None if chosen is None else str(chosen)
 
 
 DataConfig = Annotated[

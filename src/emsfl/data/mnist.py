@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emsfl.data.config import MnistLabelsConfig, MnistRotatedConfig
-from emsfl.data.partition import IntArray, partition_dirichlet
+from emsfl.data.partition import IntArray, partition_dirichlet, partition_mixed
 from emsfl.data.pool import Pool, Sizes, divide, holdings
 from emsfl.data.samples import FederatedData, Samples
 from emsfl.errors import ConfigError, DataError
@@ -46,7 +46,7 @@ def load_rotated(config: MnistRotatedConfig, clusters: Sequence[str], seed: int)
     else:
         for index, rows in enumerate(np.array_split(tuning, len(ROTATIONS))):
             angle[rows] = index
-        shares = partition_dirichlet(angle[tuning], len(clusters), config.split.alpha, generator)
+        shares = partition_mixed(angle[tuning], len(clusters), config.split.alpha, generator)
         held = [tuning[share] for share in shares]
     members = {}
     for name, rows in zip(clusters, held, strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emsfl.data.config import SplitConfig
-from emsfl.data.partition import IntArray, partition_dirichlet, partition_pure
+from emsfl.data.partition import IntArray, partition_dirichlet, partition_mixed, partition_pure
 from emsfl.data.samples import FederatedData, Holdings, Samples
 from emsfl.errors import ConfigError
 
@@ -89,7 +89,7 @@ def divide(
         num_groups = len(pool.classes if split.by == "label" else pool.domains)
         shares = partition_pure(groups[tuning], num_groups, len(clusters), generator)
     else:
-        shares = partition_dirichlet(groups[tuning], len(clusters), split.alpha, generator)
+        shares = partition_mixed(groups[tuning], len(clusters), split.alpha, generator)
     rows = {part: parts[part] for part in ("public", "validation", "test")}
     members: dict[str, list[IntArray]] = {}
     for cluster, share in zip(clusters, shares, strict=True):

@@ -15,6 +15,7 @@ from emsfl.methods.fedbuff import FedBuff
 from emsfl.methods.fedmoe import FedMoE
 from emsfl.methods.fedprox import FedProx
 from emsfl.methods.local import Local
+from emsfl.methods.memory import DeviceMemory, device_memory, moments
 from emsfl.methods.method import (
     Activity,
     Federation,
@@ -37,6 +38,7 @@ __all__ = [
     "Cluster",
     "CostModel",
     "Device",
+    "DeviceMemory",
     "EmsFl",
     "Esft",
     "FedAsync",
@@ -56,10 +58,12 @@ __all__ = [
     "Upload",
     "Venue",
     "Work",
+    "device_memory",
     "local_settings",
     "make_cluster",
     "make_federation",
     "measure_cluster",
+    "moments",
     "num_trained_parameters",
     "pack",
     "scored",

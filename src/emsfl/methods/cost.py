@@ -2,8 +2,9 @@
 
 A step's operations are those of its matrix products: forward once, once more for the gradients of
 activations (not in frozen lower layers, where none are needed), and once more for those parameters
-whose gradients are needed. Norms, activations,
-routing bookkeeping and the optimiser are left out.
+whose gradients are needed. Norms, activations, routing bookkeeping and the optimiser are left out.
+Where only some of the experts held train, the gradients of experts' parameters are charged by their
+share, as if all experts were used alike.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ class CostModel:
     def step_flops(self, work: Work) -> float:
         """Return floating-point operations of one optimiser step of one device."""
         parts = self._forward(work)
-        trained = (
-            ("shared", work.settings.train_shared),
-            ("router", work.settings.train_routers),
-            ("experts", work.settings.train_experts),
-        )
-        weight_gradients = sum(parts[name] for name, trains in trained if trains)
+        settings = work.settings
+        held = sum(len(ids) for ids in work.owned)
+        trained_share = {
+            "shared": float(settings.train_shared),
+            "router": float(settings.train_routers),
+            "experts": settings.train_experts
+            * (sum(len(ids) for ids in work.trained_experts) / held),
+        }
+        weight_gradients = sum(share * parts[name] for name, share in trained_share.items())
         return work.settings.batch_size * (
             2 * sum(parts.values()) - parts["frozen"] + weight_gradients
         )

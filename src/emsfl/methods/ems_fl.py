@@ -27,7 +27,6 @@ from emsfl.moe import (
     DomainGate,
     Owned,
     State,
-    fit_gate,
     split_state,
     write_experts,
 )
@@ -173,4 +172,5 @@ class EmsFl(Method):
                 max_experts_per_layer=limits[1],
             )
         statistics = [self.statistics[c] for c in clusters]
-        self.gate = fit_gate(statistics, torch.from_numpy(self.assignment.owner))
+        owner = torch.from_numpy(self.assignment.owner)
+        self.gate = statistics[0].fit(statistics, owner)

@@ -91,7 +91,7 @@ class Update:
         """Return the bytes that go over the link."""
         extras = {}
         if self.statistics is not None:
-            extras = {"mean": self.statistics.total, "spread": self.statistics.outer}
+            extras = self.statistics.tensors()
         if self.scores is not None:
             extras["scores"] = self.scores
         return num_bytes(self.values) + num_bytes(self.shared_delta) + num_bytes(extras)

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from emsfl.methods.cluster import Device
 from emsfl.methods.method import Activity, Receive, Update, Upload, Work
-from emsfl.moe import DomainStatistics
+from emsfl.moe import DomainStatistics, TextStatistics
 from emsfl.training import LocalSettings
 
-DATACLASSES = {c.__name__: c for c in (Device, DomainStatistics, LocalSettings, Update, Work)}
+DATACLASSES = {
+    c.__name__: c for c in (Device, DomainStatistics, LocalSettings, TextStatistics, Update, Work)
+}
 ENUMS = {c.__name__: c for c in (Activity, Receive, Upload)}
 
 

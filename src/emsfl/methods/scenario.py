@@ -31,7 +31,7 @@ def make_federation(
         executor: lets every device score the pre-trained model now; None leaves scores and
             domain statistics to be uploaded in contacts.
     """
-    pretrained = pretrain(model, data.public, seed, cache_dir)
+    pretrained = pretrain(model, data.public, seed, cache_dir, training.device)
     counts = {name: sum(len(shard) for shard in shards) for name, shards in data.shards.items()}
     total = sum(counts.values())
     federation = Federation(

@@ -159,7 +159,7 @@ def stored_layout(checkpoint: Checkpoint, skeleton: nn.Module) -> StoredLayout:
     where = _places(layout)
     roles: dict[str, Role] = {}
     unused = []
-    for stored, name in _loaded_names(skeleton, checkpoint.tensors).items():
+    for stored, name in loaded_names(skeleton, checkpoint.tensors).items():
         if name is None:
             unused.append(stored)
         elif name in where:
@@ -215,7 +215,7 @@ def _check_complete(folder: Path, layout: MoELayout, roles: Mapping[str, Role]) 
             raise DataError(f"{folder} stores no experts or no router for layer {layer.name}")
 
 
-def _loaded_names(skeleton: nn.Module, stored: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+def loaded_names(skeleton: nn.Module, stored: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
     """Return, per stored name, the name of the tensor in memory that it goes to, or None."""
     names = skeleton.state_dict().keys()
     if not hasattr(skeleton, "base_model_prefix"):

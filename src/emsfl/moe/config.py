@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from emsfl.config import ConfigModel
+from emsfl.moe.gate_text import TextGateConfig
 
 DEFAULT_KIND = "patch_moe"
 
@@ -78,6 +79,40 @@ class TextClassifierConfig(ConfigModel):
         return self
 
 
+class CausalLmConfig(ConfigModel):
+    """A small causal language model of a stock class, pre-trained on the public split."""
+
+    kind: Literal["causal_lm"]
+    family: Literal["mixtral", "olmoe"] = "mixtral"
+    """The stock class: MixtralModel (top-k weights sum to 1) or OlmoeModel (they do not)."""
+    vocabulary_size: int = Field(default=2048, ge=258, le=262_144)
+    """Token ids of the byte-level BPE tokenizer that is trained on the public split."""
+    max_tokens: int = Field(default=48, ge=2, le=8192)
+    """Longest sequence; longer texts are cut."""
+    hidden_size: int = Field(default=96, ge=8, le=16384, multiple_of=8)
+    expert_size: int = Field(default=256, ge=8, le=65536, multiple_of=8)
+    """Width of an expert's hidden layer."""
+    num_layers: int = Field(default=4, ge=1, le=128)
+    num_heads: int = Field(default=4, ge=1, le=128)
+    num_experts: int = Field(default=8, ge=1, le=512)
+    """Experts per layer."""
+    top_k: int = Field(default=2, ge=1, le=64)
+    """Experts that each token uses."""
+    gate: TextGateConfig = TextGateConfig()
+    """How the merged model of EMS-FL is routed."""
+    pretrain: PretrainConfig = PretrainConfig(
+        num_steps=1000, batch_size=32, learning_rate=2e-3, weight_decay=0.1
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> CausalLmConfig:
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(f"hidden_size must be a multiple of 2 x num_heads, {self.num_heads}")
+        if self.top_k > self.num_experts:
+            raise ValueError(f"top_k must be at most num_experts, {self.num_experts}")
+        return self
+
+
 def kind(section: Any) -> str | None:
     """Return which model family a section is about."""
     chosen = (
@@ -85,12 +120,13 @@ def kind(section: Any) -> str | None:
         if isinstance(section, dict)
         else getattr(section, "kind", None)
     )
-    return chosen if isinstance(chosen, str) else None
+    return None if chosen is None else str(chosen)
 
 
 ModelConfig = Annotated[
     Annotated[PatchMoEConfig, Tag("patch_moe")]
-    | Annotated[TextClassifierConfig, Tag("text_classifier")],
+    | Annotated[TextClassifierConfig, Tag("text_classifier")]
+    | Annotated[CausalLmConfig, Tag("causal_lm")],
     Discriminator(kind),
 ]
 """The section of any model family; `kind` tells which."""

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emsfl.moe.adapter import Owned
-from emsfl.moe.config import ModelConfig, TextClassifierConfig
+from emsfl.moe.causal_lm import CausalLm, byte_pairs_for
+from emsfl.moe.config import CausalLmConfig, ModelConfig, TextClassifierConfig
 from emsfl.moe.encoders import tokenise_texts
 from emsfl.moe.image_classifier import ImageClassifier
 from emsfl.moe.model_spec import ModelSpec
@@ -29,6 +30,8 @@ def make_spec(config: ModelConfig, num_classes: int) -> ModelSpec:
     """
     if isinstance(config, TextClassifierConfig):
         return make_text_classifier(config, num_classes)
+    if isinstance(config, CausalLmConfig):
+        return CausalLm(config)
     return ImageClassifier(config, num_classes)
 
 
@@ -40,6 +43,8 @@ def tokenise_for(config: ModelConfig) -> Tokenise | None:
     """
     if isinstance(config, TextClassifierConfig):
         return functools.partial(tokenise_texts, config)
+    if isinstance(config, CausalLmConfig):
+        return functools.partial(byte_pairs_for, config)
     return None
 
 

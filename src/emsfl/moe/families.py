@@ -48,6 +48,7 @@ FAMILIES: dict[str, Family] = {
     # The sparse mixer draws two experts whatever the configuration says.
     "phimoe": Family(top_k=2),
     "switch_transformers": Family(top_k=1),
+    "emsfl_upcycled": Family(),
 }
 
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,18 @@ class DomainStatistics:
         return DomainStatistics(
             self.count + other.count, self.total + other.total, self.outer + other.outer
         )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what goes over a link."""
+        return {"mean": self.total, "spread": self.outer}
+
+    @classmethod
+    def fit(cls, statistics: Sequence[Self], owner: Tensor) -> DomainGate:
+        """Fit the gate that statistics of this kind make, one of them per cluster.
+
+        `owner` [L, E] int64 is the index of an expert's cluster, -1 for nobody.
+        """
+        return fit_gate(statistics, owner)
 
     @property
     def mean(self) -> Tensor:
@@ -94,18 +106,21 @@ class DomainGate:
         return gated
 
 
-def fit_gate(statistics: Sequence[DomainStatistics], owner: Tensor) -> DomainGate:
+def fit_gate(
+    statistics: Sequence[DomainStatistics], owner: Tensor, shrinkage: float = SHRINKAGE
+) -> DomainGate:
     """Fit the posterior from one set of statistics per cluster; priors are equal.
 
-    Each covariance is shrunk towards the pooled one by `SHRINKAGE` (regularised discriminant
-    analysis, Friedman 1989) and its diagonal is raised by `RIDGE` of its mean.
+    Each covariance is shrunk towards the pooled one by `shrinkage` (regularised discriminant
+    analysis, Friedman 1989) and its diagonal is raised by `RIDGE` of its mean. With a shrinkage of
+    1 all clusters have the pooled covariance: linear discriminant analysis.
     """
     num_samples = sum(s.count for s in statistics)
     pooled = torch.stack([s.covariance * (s.count / num_samples) for s in statistics]).sum(0)
     eye = torch.eye(len(pooled), dtype=torch.float64)
     whiteners, log_scale = [], []
     for s in statistics:
-        covariance = (1 - SHRINKAGE) * s.covariance + SHRINKAGE * pooled
+        covariance = (1 - shrinkage) * s.covariance + shrinkage * pooled
         covariance = covariance + RIDGE * covariance.diagonal().mean() * eye
         factor = torch.linalg.cholesky(covariance)
         whiteners.append(torch.linalg.solve_triangular(factor, eye, upper=False))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from emsfl.moe.adapter import MoELayout
-from emsfl.moe.gate_wrapper import watching
+from emsfl.moe.domain_statistics import Call, watching
 
 RIDGE = 1e-2
 """Share of the mean variance added to the diagonal of covariances."""
@@ -67,8 +67,7 @@ def recording_router_inputs(
         one.counts.append(0.0)
         one.totals.append(torch.zeros(()))
 
-    def see(index: int, hidden: Tensor, mask: Tensor | None, *, goes_on: bool) -> None:
-        del goes_on
+    def see(index: int, hidden: Tensor, mask: Tensor | None, _call: Call) -> None:
         tokens = hidden.detach()[mask.bool()] if mask is not None else hidden.detach().flatten(0, 1)
         tokens = tokens.double().cpu()
         one = inputs[index]

@@ -6,6 +6,10 @@ classifiers and encoders. `prefix` pooling sums the Gaussian evidence of the tok
 including each one, so that no token looks ahead: what a causal language model needs. Prefix sums
 go on through cached generation (greedy or sampled; beam search reorders its cache unseen).
 
+Hidden states are those of the pre-trained model, whose statistics the gate was fitted to. Where
+merging changed tensors that they depend on, the pre-trained ones lie beside the checkpoint too,
+and every forward pass begins with one more through the layers below the first MoE layer.
+
 Shapes: B sequences, S tokens in each, D hidden size, C clusters, E experts.
 """
 
@@ -15,12 +19,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,24 +31,20 @@ from torch.nn import functional
 from emsfl.errors import DataError
 from emsfl.files import atomic_path
 from emsfl.moe.adapter import MoELayout, find_moe_layers
+from emsfl.moe.checkpoint import Checkpoint
+from emsfl.moe.domain_statistics import Call, Pooling, pooled, watching
 from emsfl.moe.families import FAMILIES, Family
-from emsfl.moe.gate import MIN_LOG_POSTERIOR, DomainGate, DomainStatistics
+from emsfl.moe.gate import MIN_LOG_POSTERIOR, DomainGate
 from emsfl.moe.manifests import Document, read_document, write_document
 from emsfl.moe.pretrained import load_model
+from emsfl.moe.pretrained_features import PretrainedFeatures
 from emsfl.moe.rerouting import barring, rerouting
-from emsfl.moe.tensor_files import sha256_of_file
+from emsfl.moe.tensor_files import new_header, write_file
 
 GATE_NAME = "domain_gate"
-STATISTICS_NAME = "domain_statistics.safetensors"
+LAYERS_NAME = f"{GATE_NAME}_layers.safetensors"
 ROWS = 4096
 """Tokens whose posterior is computed at a time."""
-
-
-class Pooling(StrEnum):
-    """What a token's posterior is computed from."""
-
-    SEQUENCE = "sequence"
-    PREFIX = "prefix"
 
 
 class GateFile(Document):
@@ -54,6 +53,9 @@ class GateFile(Document):
     pooling: Pooling
     clusters: tuple[str, ...]
     score_function: Literal["softmax", "sigmoid"]
+    moved: tuple[str, ...]
+    """Stored names of the tensors below the first MoE layer that merging changed; their
+    pre-trained values lie in `domain_gate_layers.safetensors`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +64,19 @@ class StoredGate:
 
     gate: DomainGate
     info: GateFile
+    moved: Mapping[str, Tensor]
+    """Stored name -> pre-trained value."""
 
 
-def save_gate(folder: Path, stored: StoredGate) -> None:
-    """Write a gate beside a checkpoint: `domain_gate.safetensors` and `domain_gate.json`."""
-    gate = stored.gate
+def save_gate(folder: Path, gate: DomainGate, info: GateFile, base: Checkpoint) -> None:
+    """Write a gate beside a checkpoint: `domain_gate.json` and safetensors of the same name.
+
+    Args:
+        folder: of the checkpoint.
+        gate: what to write.
+        info: what to say about it.
+        base: the pre-trained model; its `info.moved` are copied.
+    """
     tensors = {
         "means": gate.means,
         "whiteners": gate.whiteners,
@@ -75,7 +85,10 @@ def save_gate(folder: Path, stored: StoredGate) -> None:
     }
     with atomic_path(folder / f"{GATE_NAME}.safetensors") as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    write_document(folder / f"{GATE_NAME}.json", stored.info)
+    if info.moved:
+        kept = [base.tensors[name].unchanged() for name in info.moved]
+        write_file(folder / LAYERS_NAME, new_header(kept), kept, lambda _count: None)
+    write_document(folder / f"{GATE_NAME}.json", info)
 
 
 def read_gate(folder: Path) -> StoredGate:
@@ -87,11 +100,17 @@ def read_gate(folder: Path) -> StoredGate:
     info = read_document(GateFile, folder / f"{GATE_NAME}.json")
     path = folder / f"{GATE_NAME}.safetensors"
     try:
-        tensors = load_file(path)
-        gate = DomainGate(**tensors)
+        gate = DomainGate(**load_file(path))
     except (OSError, TypeError, ValueError, SafetensorError) as error:
         raise DataError(f"{path} is no domain gate: {' '.join(str(error).split())}") from None
-    return StoredGate(gate=gate, info=info)
+    path = folder / LAYERS_NAME
+    try:
+        moved = load_file(path) if info.moved else {}
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if set(moved) != set(info.moved):
+        raise DataError(f"{path} does not hold the tensors that {GATE_NAME}.json lists")
+    return StoredGate(gate=gate, info=info, moved=moved)
 
 
 def has_gate(folder: Path) -> bool:
@@ -123,7 +142,9 @@ def load_gated(folder: Path | str, dtype: torch.dtype | None = None) -> nn.Modul
 @contextmanager
 def gating(model: nn.Module, layout: MoELayout, stored: StoredGate) -> Iterator[None]:
     """While active, `model` routes by the gate in every MoE layer."""
-    state = _Posterior(stored)
+    is_causal = stored.info.pooling is Pooling.PREFIX
+    features = PretrainedFeatures(model, layout, stored.moved, is_causal=is_causal)
+    state = _Posterior(stored, features)
     gate = stored.gate
 
     def transform(index: int, logits: Tensor) -> Tensor:
@@ -164,20 +185,20 @@ def _gated_sigmoid(gate: DomainGate, index: int, logits: Tensor, log_posterior: 
 class _Posterior:
     """The posterior of the forward pass under way."""
 
-    def __init__(self, stored: StoredGate) -> None:
-        self.stored = stored
+    def __init__(self, stored: StoredGate, features: PretrainedFeatures) -> None:
+        self.stored, self.features = stored, features
         self.current = torch.empty(0)
         """[B, S, C], or [B, 1, C] where it is the same for all tokens."""
         self.evidence: Tensor | None = None
         """[B, C]: log evidence of the tokens before the ones under way (prefix pooling)."""
         self.num_tokens: dict[int, int] = {}
 
-    def see(self, index: int, hidden: Tensor, mask: Tensor | None, *, goes_on: bool) -> None:
+    def see(self, index: int, hidden: Tensor, mask: Tensor | None, call: Call) -> None:
         """Take in the input [B, S, D] of a layer; the first layer's decides."""
         self.num_tokens[index] = hidden.shape[1]
         if index:
             return
-        hidden = hidden.detach()
+        hidden = self.features.of(call, hidden.detach())
         if self.stored.info.pooling is Pooling.SEQUENCE:
             self.current = self._log_posterior(pooled(hidden, mask)).unsqueeze(1)
             return
@@ -186,7 +207,7 @@ class _Posterior:
         if mask is not None:
             tokens = tokens * mask.unsqueeze(-1).to(tokens.device)
         running = tokens.cumsum(1)
-        if goes_on and self.evidence is not None:
+        if call.goes_on and self.evidence is not None:
             running = running + self.evidence.unsqueeze(1)
         self.evidence = running[:, -1]
         self.current = running.log_softmax(-1).clamp_min(MIN_LOG_POSTERIOR)
@@ -203,103 +224,14 @@ class _Posterior:
         return torch.cat([log_posterior(features[start : start + ROWS]) for start in starts])
 
 
-def pooled(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mean [B, D] of hidden states [B, S, D] over the tokens in `mask` [B, S]."""
-    if mask is None:
-        return hidden.mean(1)
-    kept = mask.to(hidden).unsqueeze(-1)
-    return (hidden * kept).sum(1) / kept.sum(1).clamp_min(1)
-
-
-@contextmanager
-def recording_statistics(
-    model: nn.Module, layout: MoELayout, pooling: Pooling
-) -> Iterator[list[DomainStatistics]]:
-    """While active, every forward pass appends the statistics of its features to the list.
-
-    One feature per sequence, or one per token with prefix pooling; padding excluded.
-    """
-    statistics: list[DomainStatistics] = []
-
-    def see(index: int, hidden: Tensor, mask: Tensor | None, *, goes_on: bool) -> None:
-        del goes_on
-        if index == 0:
-            hidden = hidden.detach()
-            if pooling is Pooling.SEQUENCE:
-                features = pooled(hidden, mask)
-            else:
-                features = hidden[mask.bool()] if mask is not None else hidden.flatten(0, 1)
-            statistics.append(DomainStatistics.of(features.cpu()))
-
-    with watching(model, layout, see):
-        yield statistics
-
-
-def save_statistics(folder: Path, statistics: DomainStatistics, pooling: Pooling) -> str:
-    """Write an update's statistics for the domain gate; return the file's SHA-256."""
-    path = folder / STATISTICS_NAME
-    tensors = {
-        "count": torch.tensor([statistics.count], dtype=torch.float64),
-        "total": statistics.total.contiguous(),
-        "outer": statistics.outer.contiguous(),
-    }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"pooling": pooling.value})
-    return sha256_of_file(path)
-
-
-def read_statistics(folder: Path) -> tuple[DomainStatistics, Pooling]:
-    """Read an update's statistics for the domain gate.
-
-    Raises:
-        DataError: damaged, or not finite.
-    """
-    path = folder / STATISTICS_NAME
-    try:
-        with safe_open(path, "pt") as file:
-            pooling = Pooling(file.metadata()["pooling"])
-            count, total, outer = (file.get_tensor(n) for n in ("count", "total", "outer"))
-    except (OSError, TypeError, ValueError, KeyError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} holds no domain statistics: {reason}") from None
-    size = len(total)
-    if outer.shape != (size, size) or not count > 0 or not outer.isfinite().all():
-        raise DataError(f"{path}: the domain statistics are of no set of features")
-    return DomainStatistics(float(count), total, outer), pooling
-
-
-@contextmanager
-def watching(model: nn.Module, layout: MoELayout, see: Any) -> Iterator[None]:
-    """While active, `see(index, hidden, mask, goes_on)` is told the input of every MoE layer."""
-    call: dict[str, Any] = {}
-
-    def begin(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        cache = kwargs.get("past_key_values")
-        call["goes_on"] = cache is not None and _cached_length(cache) > 0
-        call["mask"] = kwargs.get("attention_mask")
-
-    handles = [model.register_forward_pre_hook(begin, with_kwargs=True)]
-    for index, layer in enumerate(layout.layers):
-
-        def enter(_module: nn.Module, inputs: tuple[Any, ...], index: int = index) -> None:
-            hidden, mask = inputs[0], call["mask"]
-            if mask is not None:
-                mask = mask[:, -hidden.shape[1] :] if mask.dim() == 2 else None
-            see(index, hidden, mask, goes_on=call["goes_on"])
-
-        handles.append(model.get_submodule(layer.name).register_forward_pre_hook(enter))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _cached_length(cache: Any) -> int:
-    return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else len(cache)
-
-
-def gate_info(config: Mapping[str, Any], clusters: Sequence[str], pooling: Pooling) -> GateFile:
+def gate_info(
+    config: Mapping[str, Any], clusters: Sequence[str], pooling: Pooling, moved: Sequence[str] = ()
+) -> GateFile:
     """Describe the gate of a model with this configuration."""
     family = FAMILIES.get(str(config.get("model_type")), Family())
-    return GateFile(pooling=pooling, clusters=tuple(clusters), score_function=family.score_function)
+    return GateFile(
+        pooling=pooling,
+        clusters=tuple(clusters),
+        score_function=family.score_function,
+        moved=tuple(moved),
+    )

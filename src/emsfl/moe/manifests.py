@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -13,6 +13,7 @@ from emsfl.config import ConfigModel
 from emsfl.errors import DataError
 from emsfl.files import sha256_of, write_json
 from emsfl.moe.adapter import Owned
+from emsfl.moe.domain_statistics import Pooling
 from emsfl.moe.pretrained import read_json
 from emsfl.moe.scoring import ScoreKind
 
@@ -29,6 +30,12 @@ def check_cluster_name(name: str) -> str:
     return name
 
 
+def check_ids(where: str, ids: Sequence[int], num_experts: int) -> None:
+    """Raise ValueError unless expert ids ascend and are in range."""
+    if list(ids) != sorted(set(ids)) or not all(0 <= expert < num_experts for expert in ids):
+        raise ValueError(f"{where}: expert ids must ascend within 0..{num_experts - 1}")
+
+
 class Document(ConfigModel):
     """Base of the documents."""
 
@@ -43,6 +50,18 @@ class LayerScores(ConfigModel):
     """Per expert, non-negative; they sum to 1."""
 
 
+class StatisticsInfo(ConfigModel):
+    """What is said about the domain statistics that lie beside a scores file."""
+
+    sha256: str
+    """Of their file."""
+    pooling: Pooling
+    features: tuple[str, ...]
+    """Stored names of the tensors that the features depend on."""
+    features_sha256: str
+    """Of these tensors."""
+
+
 class ScoresFile(Document):
     """What one cluster's data say about the experts: the output of `emsfl score`."""
 
@@ -53,6 +72,8 @@ class ScoresFile(Document):
     num_samples: int = Field(ge=1)
     num_tokens: int = Field(ge=1)
     layers: tuple[LayerScores, ...]
+    statistics: StatisticsInfo | None = None
+    """For the domain gate."""
 
     _name = field_validator("cluster")(check_cluster_name)
 
@@ -88,12 +109,7 @@ class AssignmentFile(Document):
                     f"cluster {name} lists {len(part.owned)} of {len(self.layers)} layers"
                 )
             for layer, ids in zip(self.layers, part.owned, strict=True):
-                in_range = all(0 <= expert < self.num_experts for expert in ids)
-                if list(ids) != sorted(set(ids)) or not in_range:
-                    raise ValueError(
-                        f"cluster {name}, {layer}: expert ids must ascend within "
-                        f"0..{self.num_experts - 1}"
-                    )
+                check_ids(f"cluster {name}, {layer}", ids, self.num_experts)
         return self
 
 
@@ -120,6 +136,11 @@ class LayerInfo(ConfigModel):
     owned: tuple[int, ...]
     """Original ids; a sub-model's expert i is the base model's `owned[i]`."""
 
+    @model_validator(mode="after")
+    def _check(self) -> LayerInfo:
+        check_ids(self.name, self.owned, self.num_experts)
+        return self
+
 
 class TrainingInfo(ConfigModel):
     """How an update was trained."""
@@ -145,8 +166,6 @@ class Manifest(Document):
     layers: tuple[LayerInfo, ...]
     files: Mapping[str, str]
     """Tensor file -> SHA-256."""
-    statistics_sha256: str | None = None
-    """Of `domain_statistics.safetensors`, where the update has it."""
     num_samples: int = Field(ge=1)
     training: TrainingInfo | None = None
 

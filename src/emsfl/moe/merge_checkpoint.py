@@ -24,9 +24,9 @@ from emsfl.moe.checkpoint import (
     open_checkpoint,
     stored_layout,
 )
-from emsfl.moe.gate import fit_gate
-from emsfl.moe.gate_wrapper import StoredGate, gate_info, has_gate, read_statistics, save_gate
+from emsfl.moe.gate_wrapper import has_gate
 from emsfl.moe.manifests import MANIFEST_NAME, BaseModelInfo
+from emsfl.moe.merge_gate import read_gate_statistics, write_gate
 from emsfl.moe.model_card import merged_card
 from emsfl.moe.pretrained import carried_files, full_config, read_json, skeleton
 from emsfl.moe.split_checkpoint import begin_files, finish_partial, partial_of, prepare_partial
@@ -37,7 +37,7 @@ from emsfl.moe.tensor_files import (
     Progress,
     StoredTensor,
 )
-from emsfl.moe.updates import Update, check_statistics, open_updates, weights_of
+from emsfl.moe.updates import Update, open_updates, weights_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -53,7 +53,7 @@ class Merged:
     """Tensor file -> SHA-256."""
     clusters: tuple[str, ...]
     has_gate: bool
-    """Whether all updates brought statistics, so that a domain gate lies beside the weights."""
+    """Whether a domain gate lies beside the weights."""
     was_there: bool
 
 
@@ -61,6 +61,8 @@ def merge_checkpoint(
     folder: Path,
     update_folders: Sequence[Path],
     out: Path,
+    *,
+    score_files: Sequence[Path] = (),
     progress: Progress = lambda _count: None,
 ) -> Merged:
     """Write `folder` with the updates' experts and shared parameters in place, into `out`.
@@ -77,6 +79,8 @@ def merge_checkpoint(
         folder: the base checkpoint.
         update_folders: one per cluster, from `split` or `tune`.
         out: the new checkpoint; must not exist, unless it is this very merge.
+        score_files: of the same clusters, with domain statistics beside them, if a domain gate is
+            to be written beside the weights.
         progress: told of all bytes checked and written; `merge_bytes` says how many there are.
 
     Raises:
@@ -86,9 +90,12 @@ def merge_checkpoint(
     base = open_checkpoint(folder)
     layout = stored_layout(base, skeleton(folder))
     updates = open_updates(update_folders, base, layout)
+    manifests = [update.manifest for update in updates]
+    statistics = read_gate_statistics(score_files, manifests, base) if score_files else None
     plan_sha256 = sha256_of(
         updates[0].manifest.base.sha256,
-        [[u.manifest.model_dump(mode="json"), dict(u.manifest.files)] for u in updates],
+        [m.model_dump(mode="json") for m in manifests],
+        list(statistics.hashes) if statistics else None,
     )
     if out.exists():
         return _existing(out, plan_sha256, updates)
@@ -99,8 +106,6 @@ def merge_checkpoint(
             f"the updates are for base model {expected.name} ({expected.sha256[:12]}), which is "
             f"not {folder} ({actual.sha256[:12]})"
         )
-    for update in updates:
-        check_statistics(update)
     partial_folder = partial_of(out)
     prepare_partial(partial_folder, sha256_of(plan_sha256, _signatures(updates)))
     try:
@@ -110,11 +115,9 @@ def merge_checkpoint(
         raise
     for path in carried_files(folder, with_index=True):
         shutil.copyfile(path, partial_folder / path.name)
-    manifests = [update.manifest for update in updates]
-    stored_gate = gate_of(updates, full_config(folder))
-    if stored_gate is not None:
-        save_gate(partial_folder, stored_gate)
-    card = merged_card(manifests, has_gate=stored_gate is not None)
+    if statistics:
+        write_gate(partial_folder, statistics, manifests, base, full_config(folder))
+    card = merged_card(manifests, has_gate=statistics is not None)
     write_text(partial_folder / "README.md", card)
     write_json(
         partial_folder / MANIFEST_NAME,
@@ -133,7 +136,7 @@ def merge_checkpoint(
         num_bytes=base.num_bytes,
         files=hashes,
         clusters=tuple(m.cluster for m in manifests),
-        has_gate=stored_gate is not None,
+        has_gate=statistics is not None,
         was_there=False,
     )
 
@@ -149,24 +152,6 @@ def _existing(out: Path, plan_sha256: str, updates: Sequence[Update]) -> Merged:
         clusters=tuple(u.manifest.cluster for u in updates),
         has_gate=has_gate(out),
         was_there=True,
-    )
-
-
-def gate_of(updates: Sequence[Update], config: Mapping[str, Any]) -> StoredGate | None:
-    """Fit the domain gate to the updates' statistics; None unless all updates bring them."""
-    if any(update.manifest.statistics_sha256 is None for update in updates):
-        return None
-    read = [read_statistics(update.checkpoint.folder) for update in updates]
-    if len({pooling for _, pooling in read}) > 1:
-        raise DataError("the updates' domain statistics are of different kinds")
-    layers = updates[0].manifest.layers
-    owner = torch.full((len(layers), max(layer.num_experts for layer in layers)), -1)
-    for cluster, update in enumerate(updates):
-        for index, layer in enumerate(update.manifest.layers):
-            owner[index, list(layer.owned)] = cluster
-    return StoredGate(
-        gate=fit_gate([statistics for statistics, _ in read], owner),
-        info=gate_info(config, [u.manifest.cluster for u in updates], read[0][1]),
     )
 
 

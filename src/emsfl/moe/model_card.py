@@ -36,7 +36,9 @@ def merged_card(manifests: Sequence[Manifest], has_gate: bool) -> str:
     )
     gate = (
         "\nA domain gate lies beside the weights (`domain_gate.safetensors`): "
-        "`emsfl.moe.load_gated(folder)` loads the model with it.\n"
+        "`emsfl.moe.load_gated(folder)` loads the model with it. If layers below the first expert "
+        "layer were tuned, `domain_gate_layers.safetensors` holds their tensors as pre-trained, "
+        "which the gate reads.\n"
         if has_gate
         else ""
     )

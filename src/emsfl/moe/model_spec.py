@@ -100,6 +100,13 @@ class ModelSpec(ABC):
         """Return what the domain gate reads of a batch of prepared inputs, [B, D]."""
         return gate_features(pretrained, self.layout(), inputs)
 
+    def gates(self, gate: DomainGate) -> list[DomainGate | None]:
+        """Return the ways to use a gate: of several, the best on validation data is to be chosen.
+
+        None stands for the plain router. Here: the gate itself.
+        """
+        return [gate]
+
     def gated(
         self, model: nn.Module, gate: DomainGate, pretrained: nn.Module, inputs: Any
     ) -> AbstractContextManager[None]:

@@ -116,6 +116,10 @@ class StoredTensor:
         """Return its bytes as the pieces of a `NewTensor`."""
         return [self.bytes_range]
 
+    def unchanged(self) -> NewTensor:
+        """Return the same tensor for another file."""
+        return NewTensor(name=self.name, dtype=self.dtype, shape=self.shape, pieces=self.whole)
+
     def part(self, start: int, num_bytes: int) -> ByteRange:
         """Return where some of its bytes are; `start` counts from its first one."""
         return ByteRange(self.path, self.start + start, num_bytes, self.watcher)

@@ -209,6 +209,7 @@ def _template(spec: TextClassifier, num_experts: int) -> nn.Module:
         model: Any = modeling.UpcycledForSequenceClassification(config)
     blocks = modeling.ENCODERS[dense.config.model_type]
     inside = model.encoder.dense
+    inside.set_attn_implementation("eager")  # short texts; deterministic on a GPU too
     layers = inside.get_submodule(blocks.layers)
     for number in range(spec.config.frozen_layers):
         layers[number] = _Passage()

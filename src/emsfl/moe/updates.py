@@ -13,7 +13,6 @@ import torch
 
 from emsfl.errors import DataError, UpdateRefusedError
 from emsfl.moe.checkpoint import Checkpoint, Role, StoredLayout, open_checkpoint
-from emsfl.moe.gate_wrapper import STATISTICS_NAME
 from emsfl.moe.manifests import MANIFEST_NAME, Manifest, read_document
 from emsfl.moe.split_checkpoint import cut
 from emsfl.moe.tensor_files import (
@@ -21,8 +20,10 @@ from emsfl.moe.tensor_files import (
     ByteRange,
     Progress,
     StoredTensor,
-    sha256_of_file,
 )
+
+GAP_BYTES = 1 << 24
+"""Bytes that a check skips over by reading them itself."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,8 @@ class FileCheck:
     """Checks the content of an update's tensor file: its hash, and that every value is finite.
 
     While tensors are read in the order of their bytes, by whoever needs them, they are checked on
-    the way; `finish` reads what is left. Threads may read at the same time.
+    the way; short gaps, such as a router's rows, are read here. `finish` reads what is left.
+    Threads may read at the same time.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class FileCheck:
         self._path, self._manifest, self._left = path, manifest, deque(tensors)
         self._digest = hashlib.sha256(header)
         self._position = len(header)
+        self._end = self._position + sum(tensor.num_bytes for tensor in tensors)
         self._lock = threading.Lock()
 
     def see(self, start: int, chunk: memoryview) -> None:
@@ -150,7 +153,8 @@ class FileCheck:
         """
         if self._lock.acquire(blocking=False):
             try:
-                if start == self._position:
+                if 0 <= start - self._position <= GAP_BYTES:
+                    self._read_up_to(start)
                     self._take(chunk)
             finally:
                 self._lock.release()
@@ -168,6 +172,14 @@ class FileCheck:
             )
         self.progress(len(chunk))
 
+    def _read_up_to(self, end: int) -> None:
+        for tensor in list(self._left):
+            start = max(tensor.start, self._position)
+            num_bytes = min(tensor.start + tensor.num_bytes, end) - start
+            if num_bytes > 0:
+                for chunk in ByteRange(self._path, start, num_bytes).read():
+                    self._take(chunk)
+
     def finish(self) -> None:
         """Read what is left, and compare the file's hash with the manifest's.
 
@@ -176,25 +188,12 @@ class FileCheck:
             UpdateRefusedError: a value is not finite.
         """
         with self._lock:
-            for tensor in list(self._left):
-                start = max(tensor.start, self._position)
-                rest = tensor.start + tensor.num_bytes - start
-                for chunk in ByteRange(self._path, start, rest).read():
-                    self._take(chunk)
+            self._read_up_to(self._end)
         if self._digest.hexdigest() != self._manifest.files[self._path.name]:
             raise DataError(
                 f"{self._path} is not the file that {MANIFEST_NAME} lists: it was changed or "
                 "damaged after it was written"
             )
-
-
-def check_statistics(update: Update) -> None:
-    """Raise DataError unless the domain statistics are those that the manifest lists."""
-    expected = update.manifest.statistics_sha256
-    if expected is not None:
-        path = update.checkpoint.folder / STATISTICS_NAME
-        if not path.is_file() or sha256_of_file(path) != expected:
-            raise DataError(f"{path} is not the file that {MANIFEST_NAME} lists")
 
 
 def _finite(chunk: memoryview, dtype: str) -> bool:

@@ -235,24 +235,22 @@ def between_satellites(
         links.max_range_km,
         links.limb_altitude_km,
     )
+    pairs = np.stack([windows.first, windows.second], axis=1)
+    bounds = np.flatnonzero(np.any(np.diff(pairs, axis=0, prepend=-1, append=-1) != 0, axis=1))
     rows = []
-    for row in range(len(windows)):
-        start_s, end_s = float(windows.start_s[row]), float(windows.end_s[row])
-        edges = segment_edges(start_s, end_s)
-        pair = int(windows.first[row]), int(windows.second[row])
-        range_km = range_between(
-            satellites[pair[0]], satellites[pair[1]], epoch, (edges[:-1] + edges[1:]) / 2
+    for begin, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        one, other = (int(node) for node in pairs[begin])
+        starts_s, ends_s = windows.start_s[begin:end].tolist(), windows.end_s[begin:end].tolist()
+        spans = list(zip(starts_s, ends_s, strict=True))
+        edges = [segment_edges(*span) for span in spans]
+        middles = [(cuts[:-1] + cuts[1:]) / 2 for cuts in edges]
+        range_km = range_between(satellites[one], satellites[other], epoch, np.concatenate(middles))
+        delays_s = np.split(
+            range_km / SPEED_OF_LIGHT_KM_S, np.cumsum([len(m) for m in middles])[:-1]
         )
-        for source, destination in (pair, pair[::-1]):
-            rows.append(
-                Row(
-                    num_sites + source,
-                    num_sites + destination,
-                    start_s,
-                    end_s,
-                    edges[:-1],
-                    np.full(len(range_km), links.rate_bps),
-                    range_km / SPEED_OF_LIGHT_KM_S,
-                )
-            )
+        for span, cuts, delay_s in zip(spans, edges, delays_s, strict=True):
+            rates = np.full(len(delay_s), links.rate_bps)
+            for source, destination in ((one, other), (other, one)):
+                nodes = (num_sites + source, num_sites + destination)
+                rows.append(Row(*nodes, *span, cuts[:-1], rates, delay_s))
     return rows

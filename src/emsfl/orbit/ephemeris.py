@@ -71,6 +71,14 @@ def earth_fixed(satrecs: Sequence[Satrec], epoch: datetime, times_s: Floats) -> 
     return checked_positions(satrecs, epoch, times_s)[0]
 
 
+def inertial(satrecs: Sequence[Satrec], epoch: datetime, times_s: Floats) -> Floats:
+    """Return (N, T, 3) positions in km in SGP4's own frame (TEME): for distances, which no frame
+    changes, at a fraction of the time that `earth_fixed` takes."""
+    _, position, _ = SatrecArray(list(satrecs)).sgp4(*_moments(epoch, times_s))
+    places: Floats = position
+    return places
+
+
 def checked_positions(
     satrecs: Sequence[Satrec], epoch: datetime, times_s: Floats
 ) -> tuple[Floats, list[str]]:
@@ -91,10 +99,7 @@ def checked_positions(
     Source: TEME to pseudo-Earth-fixed by Greenwich mean sidereal time (IAU 1982), Vallado et al.,
     "Revisiting Spacetrack Report #3", AIAA 2006-6753, appendix C.
     """
-    day, fraction = julian_date(epoch)
-    fractions = fraction + times_s / SECONDS_PER_DAY
-    whole = np.floor(fractions)
-    days, fractions = day + whole, fractions - whole
+    days, fractions = _moments(epoch, times_s)
     errors, position, velocity = SatrecArray(list(satrecs)).sgp4(days, fractions)
     position[errors != 0] = np.nan
     faults = _faults(errors, position, velocity, times_s)
@@ -105,6 +110,14 @@ def checked_positions(
     fixed[..., 1] = cos * position[..., 1] - sin * position[..., 0]
     fixed[..., 2] = position[..., 2]
     return fixed, faults
+
+
+def _moments(epoch: datetime, times_s: Floats) -> tuple[Floats, Floats]:
+    """Return Julian dates in two parts: days, and fractions below 1."""
+    day, fraction = julian_date(epoch)
+    fractions = fraction + times_s / SECONDS_PER_DAY
+    whole = np.floor(fractions)
+    return day + whole, fractions - whole
 
 
 def _faults(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from emsfl.errors import DataError
 from emsfl.orbit.contacts import warn_if_stale
-from emsfl.orbit.ephemeris import Floats, checked_positions, earth_fixed, nodes_s, step_for
+from emsfl.orbit.ephemeris import Floats, checked_positions, inertial, nodes_s, step_for
 from emsfl.orbit.satellite import Satellite
 from emsfl.orbit.search import LAGRANGE, interpolate
 from emsfl.orbit.search_pairs import search_pair
@@ -84,6 +84,6 @@ def find_inter_satellite_windows(
 
 def range_between(first: Satellite, second: Satellite, epoch: datetime, times_s: Floats) -> Floats:
     """Return the distance of two satellites in km at `times_s`, (T,), seconds from `epoch`."""
-    position = earth_fixed([first.satrec, second.satrec], epoch, times_s)
+    position = inertial([first.satrec, second.satrec], epoch, times_s)
     distance: Floats = np.linalg.norm(position[0] - position[1], axis=1)
     return distance

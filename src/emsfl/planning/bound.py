@@ -55,7 +55,7 @@ class Scenario:
             np.abs(w @ self.objective.imbalance) / self.objective.total,
             (imbalance / rate[:, None]).max(axis=0),
         )
-        """[T + 1] b_t."""
+        """[T + 1] beta_t."""
         self.shift_gap: FloatArray = (w * constants.cluster_gap) @ imbalance
         """[T + 1] Z_t."""
         self.scale: FloatArray = np.maximum(
@@ -63,7 +63,7 @@ class Scenario:
         )
         """[T] how much larger than the mean direction the direction of one tick can be."""
         self.chosen_gap: FloatArray = set_gap(active, constants, rate)
-        """[T] xi of the set of clusters that step."""
+        """[T] gamma of the set of clusters that step."""
         self.variance: FloatArray = self.step_noise() @ active
         """[T] V_t."""
 
@@ -235,6 +235,11 @@ def gap_bound(scenario: Scenario, step_size: float) -> GapBound:
     constants, schedule, parts = scenario.constants, scenario.schedule, scenario.deviation
     if constants.pl is None:
         raise DataError("gap_bound needs pl, the constant of A6; without it use gradient_bound")
+    if constants.pl > scenario.curvature * (1 + 1e-9):
+        raise DataError(
+            f"pl = {constants.pl:g} must be at most L_F = {scenario.curvature:g}, the smoothness "
+            "of the reweighted objective (A6)"
+        )
     scenario.check_step_size(step_size)
     eta, smooth, curvature = step_size, constants.smoothness, scenario.curvature
     w, num_ticks = constants.weights, schedule.num_ticks

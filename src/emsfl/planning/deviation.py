@@ -40,7 +40,7 @@ class Constants:
     device_gap: FloatArray
     """[C] zeta_c (A3): root mean square difference of device and cluster gradients."""
     cluster_gap: FloatArray
-    """[C] xi_c (A4): difference of the cluster's and the objective's shared gradients."""
+    """[C] gamma_c (A4): norm of h_c, the cluster's shared gradient less the objective's."""
     initial_gap: float
     """Delta: the objective at the start above its infimum (A5); at least 0."""
     pl: float | None = None
@@ -170,7 +170,7 @@ class Deviation:
     device: FloatArray
     """[C, T] number of own steps times zeta_c."""
     cluster: FloatArray
-    """[C, T] sum over u of o xi_c + xi(A)."""
+    """[C, T] sum over u of o gamma_c + gamma(A)."""
     coupling_norm: FloatArray
     """[T] bound on the norm of the coupling over the first t + 1 ticks (Schur test)."""
     net_norm: FloatArray
@@ -220,12 +220,12 @@ def deviation(constants: Constants, schedule: Schedule) -> Deviation:
 
 
 def set_gap(members: BoolArray, constants: Constants, rate: FloatArray) -> FloatArray:
-    """Return xi(A), which bounds the norm of sum_{j in A} w_j het_j (docs/theory.md, Lemma 4).
+    """Return gamma(A), which bounds the norm of sum_{j in A} w_j h_j (docs/theory.md, Lemma 4).
 
     Args:
         members: [..., C, U], the sets A, one per tick.
-        constants: whose `cluster_gap` bounds the norm of het_j.
-        rate: [C] nu_j; sum_j w_j nu_j het_j = 0, so the complement can serve as well.
+        constants: whose `cluster_gap` bounds the norm of h_j.
+        rate: [C] nu_j; sum_j w_j nu_j h_j = 0, so the complement can serve as well.
     """
     weighted = constants.weights * constants.cluster_gap
     relative = rate / rate.max()

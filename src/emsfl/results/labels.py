@@ -1,8 +1,8 @@
 """How methods and clusters are called and drawn: one label, colour, dash and marker for each.
 
-The colours stay apart under simulated protanopia, deuteranopia and tritanopia (CAM02-UCS distance
-5 or more over all eight known methods, 8 or more among the four that are no ablations), and every
-line differs in dash and marker as well. Contrast against the page is 3:1 or better in both modes.
+The colours of the demo's eight methods stay apart under simulated protanopia, deuteranopia and
+tritanopia (CAM02-UCS distance 5 or more, 8 or more among the four that are no ablations), and every
+line differs in dash or marker as well. Contrast against the page is 3:1 or better in both modes.
 """
 
 from __future__ import annotations
@@ -96,6 +96,94 @@ _KNOWN = {
         dark="#e6e6f5",
         dash="longdash",
         symbol="star",
+    ),
+    "fedavg_quorum": MethodStyle(
+        label="FedAvg (quorum)",
+        meaning="a round ends when most clusters have reported; late reports are not used",
+        light="#8a5a00",
+        dark="#d9a441",
+        dash="dash",
+        symbol="square",
+    ),
+    "fedavg_experts": MethodStyle(
+        label="FedAvg (experts)",
+        meaning="only the experts are trained and averaged",
+        light="#b35900",
+        dark="#ffb066",
+        dash="dot",
+        symbol="diamond",
+    ),
+    "fedprox": MethodStyle(
+        label="FedProx",
+        meaning="FedAvg with a pull towards the model that was handed out",
+        light="#7a1f1f",
+        dark="#ff8f7a",
+        dash="dashdot",
+        symbol="square",
+    ),
+    "fedbuff": MethodStyle(
+        label="FedBuff",
+        meaning="the server gathers several changes before it moves its model",
+        light="#005f73",
+        dark="#4cc9dd",
+        dash="solid",
+        symbol="pentagon",
+    ),
+    "fedmoe": MethodStyle(
+        label="FedMoE-like",
+        meaning="clusters share experts by activation; synchronous rounds",
+        light="#6a2c91",
+        dark="#c79bff",
+        dash="solid",
+        symbol="hexagon",
+    ),
+    "esft": MethodStyle(
+        label="ESFT-like",
+        meaning="devices hold and run all experts and train the assigned ones",
+        light="#8c2f5b",
+        dark="#ff9dbb",
+        dash="solid",
+        symbol="hourglass",
+    ),
+    "local": MethodStyle(
+        label="local only",
+        meaning="every cluster by itself; each domain is judged by its own cluster's model",
+        light="#4f6b00",
+        dark="#b5d34c",
+        dash="solid",
+        symbol="bowtie",
+    ),
+    "central_same_steps": MethodStyle(
+        label="central, one cluster's steps",
+        meaning="all data in one place, as many steps as one cluster takes",
+        light="#555b66",
+        dark="#aab2bf",
+        dash="dash",
+        symbol="triangle-up",
+    ),
+    "central_all_steps": MethodStyle(
+        label="central, all steps",
+        meaning="all data in one place, as many steps as all clusters take together",
+        light="#1d2330",
+        dark="#d5dbe6",
+        dash="solid",
+        symbol="star",
+    ),
+    "ems_fl_frequency": MethodStyle(
+        label="EMS-FL (frequency)",
+        meaning="experts are scored by how often they are chosen",
+        light="#3f7cac",
+        dark="#8fc1e8",
+        dash="dash",
+        symbol="pentagon",
+    ),
+    "ems_fl_gate_norm": MethodStyle(
+        label="EMS-FL (gate × norm)",
+        meaning="experts are scored by gate times the norm of their output",
+        light="#00796b",
+        dark="#5fd0c0",
+        dash="dot",
+        symbol="hexagon",
     ),
 }
 

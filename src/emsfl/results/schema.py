@@ -80,6 +80,11 @@ class MethodResult(_Section):
     """Energy of all devices together, computing and transmitting."""
     peak_trainable_parameters: int
     """Largest number of parameters that one device trains at once."""
+    peak_optimizer_bytes: int | None = None
+    """Largest optimiser state of one device; None where it was not counted."""
+    peak_memory_bytes: int | None = None
+    """Most memory that one device trains in: parameters held, gradients, optimiser state and the
+    activations of one batch; None where it was not counted."""
     curve: list[list[CurvePoint]]
     """One list per seed, on one grid of times common to all methods."""
 

@@ -48,6 +48,10 @@ class SeedRecord:
     """Over all devices, computing and transmitting."""
     peak_trainable_parameters: int
     """Largest number of parameters that one device trains at once."""
+    peak_optimizer_bytes: int | None = None
+    """Largest optimiser state of one device."""
+    peak_memory_bytes: int | None = None
+    """Most memory that one device trains in: parameters, gradients, optimiser, activations."""
 
 
 def build_result(
@@ -163,6 +167,8 @@ def _method(
         device_flops=spread([run.device_flops for run in runs]),
         energy_J=spread([run.energy_J for run in runs]),
         peak_trainable_parameters=max(run.peak_trainable_parameters for run in runs),
+        peak_optimizer_bytes=_largest([run.peak_optimizer_bytes for run in runs]),
+        peak_memory_bytes=_largest([run.peak_memory_bytes for run in runs]),
         curve=[list(run.curve) for run in runs],
     )
 
@@ -178,6 +184,11 @@ def _time_to_target(
     reached = [time for time in times if time is not None]
     mean = float(np.mean(reached)) if len(reached) == len(times) else None
     return TimeToTarget(mean=mean, per_seed=times)
+
+
+def _largest(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None
 
 
 def _spreads(per_seed: Sequence[Mapping[str, float]]) -> dict[str, Spread]:

@@ -151,6 +151,8 @@ def traffic_table(result: RunResult) -> TextTable:
             "updates refused",
             "download, MB",
             "peak trainable parameters",
+            "optimiser, MB",
+            "memory, MB",
         ),
         rows=tuple(
             (
@@ -159,11 +161,18 @@ def traffic_table(result: RunResult) -> TextTable:
                 count(method.num_refused.mean),
                 amount(method.downloaded_bytes.mean / BYTES_PER_MB),
                 f"{method.peak_trainable_parameters:,}",
+                _megabytes(method.peak_optimizer_bytes),
+                _megabytes(method.peak_memory_bytes),
             )
             for method in result.methods.values()
         ),
         keys=tuple(result.methods),
+        note="parameters, optimiser state and memory: the most that one device needs",
     )
+
+
+def _megabytes(size: int | None) -> str:
+    return MISSING if size is None else amount(size / BYTES_PER_MB)
 
 
 def lead_table(result: RunResult) -> TextTable | None:

@@ -15,7 +15,6 @@ import numpy as np
 
 from emsfl.data import Samples
 from emsfl.methods import Cluster, CostModel, Device, Federation, Method, Venue, make_cluster
-from emsfl.methods import num_trained_parameters as count_trained
 from emsfl.simulate.gateway import LocalGateway
 from emsfl.simulate.judge import Judge
 from emsfl.simulate.ledger import Ledger
@@ -141,7 +140,9 @@ class AloneSimulation:
         if work is None:
             raise RuntimeError(f"{self.method} has no work for {trainer.cluster.name}")
         trainer.take_over(work)
-        self.ledger.note_trainable(count_trained(work, self.method.federation))
+        self.ledger.note_work(
+            work, self.method.federation, self.scenario.model, self.scenario.data.public
+        )
 
     def _count(self, clock: Site, until_s: float) -> None:
         """Count and charge the steps of one cluster until then, within the cap."""

@@ -134,6 +134,7 @@ class Arm:
             times_s,
             scenario.training.device,
             domain_of=scenario.data.domain_of,
+            choose_on=scenario.data.validation,
         )
         federation = scenario.federation
         if entry.venue in (Venue.POOL, Venue.POOL_OF_ALL):
@@ -209,6 +210,8 @@ def _result(simulation: Simulation | AloneSimulation, executor: Executor) -> Arm
             device_flops=ledger.device_flops,
             energy_J=ledger.energy_J,
             peak_trainable_parameters=ledger.peak_trainable_parameters,
+            peak_optimizer_bytes=ledger.peak_optimizer_bytes,
+            peak_memory_bytes=ledger.peak_memory_bytes,
         )
         for name in judge.names
     }

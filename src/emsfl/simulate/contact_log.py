@@ -53,8 +53,15 @@ def schedule_of(
         )
     cap = scenario.config.max_local_steps_per_contact
     if isinstance(method, EmsFl):
+        exchanges = exchanges_of(events, clusters, step_s)
+        silent = next((n for n, own in zip(clusters, exchanges, strict=True) if not own), None)
+        if silent is not None:
+            raise DataError(
+                f"{silent} never delivers an update within the plan: A0 needs every cluster to; "
+                "lengthen the plan, speed the link up or drop the site"
+            )
         schedule = asynchronous(
-            exchanges_of(events, clusters, step_s),
+            exchanges,
             step_s=step_s,
             horizon_s=scenario.plan.duration_s,
             max_steps_per_contact=cap,

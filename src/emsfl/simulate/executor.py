@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from emsfl.errors import ConfigError
 from emsfl.training import Executor, InlineExecutor, Pending, one_thread
@@ -39,9 +44,56 @@ def open_executor(num_workers: int, kind: ExecutorKind = "local") -> Iterator[Ex
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(num_workers, mp_context=context)
             try:
-                yield pool
+                yield _PoolExecutor(pool)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A result that comes back as bytes."""
+
+    future: Future[bytes]
+
+    def result(self) -> Any:
+        return pickle.loads(self.future.result())
+
+    def done(self) -> bool:
+        return self.future.done()
+
+
+@dataclass(frozen=True)
+class _PoolExecutor:
+    """Hands work to other processes as bytes that are made at once, in the calling thread.
+
+    torch would move every tensor to shared memory instead, from a thread of the pool's and in
+    place, while this thread may be reading it.
+    """
+
+    pool: ProcessPoolExecutor
+
+    def submit(self, function: Callable[[Any], Any], argument: Any, /) -> Pending:
+        return _Packed(self.pool.submit(_call_packed, _pack((function, argument))))
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles tensors of the CPU as numpy arrays."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, Tensor):
+            return torch.tensor, (obj.detach().numpy(),)
+        return NotImplemented
+
+
+def _pack(value: Any) -> bytes:
+    stream = io.BytesIO()
+    _Pickler(stream, protocol=5).dump(value)
+    return stream.getvalue()
+
+
+def _call_packed(packed: bytes) -> bytes:
+    function, argument = pickle.loads(packed)
+    return _pack(function(argument))
 
 
 @dataclass(frozen=True)

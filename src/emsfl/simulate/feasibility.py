@@ -21,16 +21,16 @@ from emsfl.methods import (
     Federation,
     Method,
     MethodSettings,
+    Venue,
     Work,
+    moments,
     num_trained_parameters,
 )
+from emsfl.methods.memory import BYTES_PER_PARAMETER
 from emsfl.moe import DomainStatistics, ModelSpec, split_sizes
 from emsfl.orbit import ContactPlan
 from emsfl.simulate.config import SimulateConfig
 from emsfl.training import TrainingConfig, num_bytes
-
-BYTES_PER_PARAMETER = 4
-"""Training is in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Expectation:
     training_share: float
     link_share: float
     memory_bytes: int
-    """Of one device: weights, gradients and momentum; activations are left out."""
+    """Of one device: weights, gradients and optimiser state; activations are left out."""
     bottleneck: str
     """What most of a round goes into: "contacts" (waiting for one, or filling the time with
     training that a shorter gap would cut short), "training", "link" (also where an update needs
@@ -90,19 +90,24 @@ def expectations(
         training: batch size and momentum.
         config: device speeds and the cap on local steps.
         settings: of every method.
-        methods: names as in `METHODS`; those judged from another's training are left out.
+        methods: names as in `METHODS`; those judged from another's training, those that do not
+            train, and those without a network are left out.
     """
     federation = _federation(plan.sites, model)
     cost = CostModel(config.device_flops_per_s, model)
     rows: list[Expectation] = []
     for name in methods:
-        if METHODS[name].training_of is not None:
+        entry = METHODS[name]
+        if entry.training_of is not None or entry.venue is not Venue.CONTACTS:
             continue
-        method = METHODS[name].build(federation, training, settings)
-        demands, waits_for_all = _demands(method, federation)
-        rounds = _rounds(plan, demands, cost, config, waits_for_all)
+        method = entry.build(federation, training, settings)
+        if method.next_work(plan.sites[0]) is None:
+            continue
+        method = entry.build(federation, training, settings)
+        demands, num_awaited = _demands(method, federation)
+        rounds = _rounds(plan, demands, cost, config, num_awaited)
         rows += [
-            _row(name, site, plan, demands[site], rounds[site], federation, cost, training)
+            _row(name, site, plan, demands[site], rounds[site], federation, cost)
             for site in plan.sites
         ]
     return rows
@@ -129,11 +134,14 @@ def _federation(sites: Sequence[str], model: ModelSpec) -> Federation:
     )
 
 
-def _demands(method: Method, federation: Federation) -> tuple[dict[str, _Demand], bool]:
-    """Return what a round asks for once under way, and whether a site waits for the others."""
+def _demands(method: Method, federation: Federation) -> tuple[dict[str, _Demand], int | None]:
+    """Return what a round asks for once under way, and how many sites a round waits for.
+
+    None: nobody ever waits for another.
+    """
     clusters = {name: Cluster(name, [1.0], [Device()]) for name in federation.clusters}
     uploads = {}
-    waits = False
+    waits, num_reports = False, 0
     for name, cluster in clusters.items():
         work = method.hand_out(name)
         if work is None:
@@ -143,15 +151,18 @@ def _demands(method: Method, federation: Federation) -> tuple[dict[str, _Demand]
     for name, cluster in clusters.items():
         update = cluster.build_update(federation)
         uploads[name] = update.num_bytes()
+        if waits and method.version > 0:
+            continue  # The round has ended: this report would come too late.
         method.receive(update)
-        waits |= method.next_work(name) is None
+        num_reports += 1
+        waits |= method.version == 0 and method.next_work(name) is None
     demands = {}
     for name in clusters:
         work = method.hand_out(name)
         if work is None:
             raise AssertionError(f"{method} gave {name} nothing after a round")
         demands[name] = _Demand(work, uploads[name], num_bytes(work.payload))
-    return demands, waits
+    return demands, num_reports if waits else None
 
 
 @dataclass(frozen=True)
@@ -167,17 +178,20 @@ def _rounds(
     demands: Mapping[str, _Demand],
     cost: CostModel,
     config: SimulateConfig,
-    waits_for_all: bool,
+    num_awaited: int | None,
 ) -> dict[str, _Round]:
-    """Follow the plan from its start, round after round, until one does not fit any more."""
+    """Follow the plan from its start, round after round, until one does not fit any more.
+
+    A round ends when `num_awaited` sites have reported; None: every site has its own rounds.
+    """
     totals: dict[str, list[float]] = {site: [] for site in demands}
     trained: dict[str, list[float]] = {site: [] for site in demands}
-    groups = [list(demands)] if waits_for_all else [[site] for site in demands]
+    groups = [[site] for site in demands] if num_awaited is None else [list(demands)]
     for group in groups:
         now = 0.0
         while True:
             ends = {site: _follow(plan, site, now, demands[site], cost, config) for site in group}
-            done = max(end for end, _ in ends.values())
+            done = sorted(end for end, _ in ends.values())[(num_awaited or 1) - 1]
             if not isfinite(done):
                 break
             for site, (_, training_s) in ends.items():
@@ -223,7 +237,6 @@ def _row(
     found: _Round,
     federation: Federation,
     cost: CostModel,
-    training: TrainingConfig,
 ) -> Expectation:
     statistics = next(row for row in plan.statistics() if row.site == site)
     per_contact = statistics.uplink_bits_per_day / statistics.contacts_per_day / 8
@@ -237,7 +250,7 @@ def _row(
         shares["link"] = link_s / found.total_s
         shares["waiting"] = max(0.0, 1 - shares["training"] - shares["link"])
     held = split_sizes(federation.pretrained, federation.layout, demand.work.owned)
-    copies = 2 if training.momentum else 1
+    copies = 1 + moments(demand.work.settings)
     trained = num_trained_parameters(demand.work, federation)
     return Expectation(
         method=method,
@@ -253,7 +266,8 @@ def _row(
         waiting_share=shares["waiting"],
         training_share=shares["training"],
         link_share=shares["link"],
-        memory_bytes=BYTES_PER_PARAMETER * (sum(held.values()) + copies * trained),
+        memory_bytes=federation.layout.frozen_bytes
+        + BYTES_PER_PARAMETER * (sum(held.values()) + copies * trained),
         bottleneck=_bottleneck(shares, demand, demand.upload_bytes > per_contact)
         if isfinite(found.total_s)
         else "no round fits",

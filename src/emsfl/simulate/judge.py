@@ -60,6 +60,7 @@ class Judge:
         device: Processor = "cpu",
         *,
         domain_of: Mapping[str, str],
+        choose_on: Mapping[str, Samples] | None = None,
     ) -> None:
         """Judge the method under each of `names` (name -> whether its domain gate is on).
 
@@ -71,7 +72,10 @@ class Judge:
             device: where to compute.
             domain_of: the domain of every cluster, on which its own model is judged where there
                 is no common one.
+            choose_on: per domain; where a gate can be used in several ways, the best on these
+                samples is used.
         """
+        self.choose_on = dict(choose_on or {})
         self.device = device
         self.domain_of = dict(domain_of)
         self.names = dict(names)
@@ -157,6 +161,7 @@ class Judge:
             gate=merged.gate,
             pretrained=pretrained if merged.gate is not None else None,
             samples=self.samples,
+            choose_on=self.choose_on if merged.gate is not None else {},
             device=self.device,
         )
         if merged.by_cluster is None:

@@ -23,7 +23,6 @@ from emsfl.methods import (
     Receive,
     Work,
     make_cluster,
-    num_trained_parameters,
 )
 from emsfl.moe import ModelSpec
 from emsfl.orbit import ContactPlan
@@ -191,7 +190,7 @@ class Simulation:
         if work.receive is Receive.RESET:
             site.free_since_s, site.unused_s = self.now_s, 0.0
             site.steps_left = scenario.config.max_local_steps_per_contact
-        self.ledger.note_trainable(num_trained_parameters(work, scenario.federation))
+        self.ledger.note_work(work, scenario.federation, scenario.model, scenario.data.public)
         due_s, num_steps = self._plan_upload(site, work)
         if due_s is not None and due_s < self.duration_s:
             self._push(due_s, Kind.UPLOAD_DUE, site)

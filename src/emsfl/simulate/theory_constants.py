@@ -152,7 +152,10 @@ def constants_of(
         device_gap=_largest(point.device_gap for point in points),
         cluster_gap=_largest(cluster_gap(point, weights, objective) for point in points),
         initial_gap=float(losses[0]),
-        pl=min(float((squares / np.maximum(2 * losses, 1e-30)).min()), smoothness),
+        pl=min(
+            float((squares / np.maximum(2 * losses, 1e-30)).min()),
+            smoothness * float(objective.rate.max()),
+        ),
     )
 
 

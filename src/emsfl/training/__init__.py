@@ -23,6 +23,7 @@ from emsfl.training.measure import (
     measure_domain,
     score_experts,
 )
+from emsfl.training.memory import activation_bytes
 from emsfl.training.plain_sgd import PlainTask, train_plainly
 from emsfl.training.pretrain import pretrain
 
@@ -42,6 +43,7 @@ __all__ = [
     "TrainResult",
     "TrainTask",
     "TrainingConfig",
+    "activation_bytes",
     "add_scaled",
     "coordinate_median",
     "difference",

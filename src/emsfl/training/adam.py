@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 class ExpertAdam(torch.optim.Optimizer):
@@ -42,14 +43,27 @@ class ExpertAdam(torch.optim.Optimizer):
                     state["exp_avg"] = torch.zeros_like(parameter)
                     state["exp_avg_sq"] = torch.zeros_like(parameter)
                 others = tuple(d for d in range(len(shape)) if d != axis)
-                for expert in gradient.abs().amax(others).nonzero().flatten().tolist():
-                    state["step"][expert] += 1
-                    count = int(state["step"][expert])
-                    slope = gradient.select(axis, expert)
-                    mean = state["exp_avg"].view(shape).select(axis, expert)
-                    square = state["exp_avg_sq"].view(shape).select(axis, expert)
+                used = gradient.abs().amax(others).nonzero().flatten().tolist()
+                state["step"][used] += 1
+                for chosen in _alike(state["step"], used):
+                    count = int(state["step"][chosen[0]])
+                    slope = _part(gradient, axis, chosen)
+                    mean = _part(state["exp_avg"].view(shape), axis, chosen)
+                    square = _part(state["exp_avg_sq"].view(shape), axis, chosen)
                     mean.lerp_(slope, 1 - first)
                     square.mul_(second).addcmul_(slope, slope, value=1 - second)
                     scale = (square.sqrt() / (1 - second**count) ** 0.5).add_(group["eps"])
-                    target = parameter.view(shape).select(axis, expert)
+                    target = _part(parameter.view(shape), axis, chosen)
                     target.addcdiv_(mean, scale, value=-group["lr"] / (1 - first**count))
+
+
+def _alike(counts: Tensor, used: list[int]) -> list[list[int]]:
+    """Return which experts to move at once: all, where all moved as often, else one by one."""
+    if len(used) == len(counts) and len(set(counts.tolist())) == 1:
+        return [used]
+    return [[expert] for expert in used]
+
+
+def _part(tensor: Tensor, axis: int, experts: list[int]) -> Tensor:
+    """Return a view of one expert, or of all."""
+    return tensor.select(axis, experts[0]) if len(experts) == 1 else tensor

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ class EvaluateTask:
     pretrained: State | None = None
     """The state whose features the gate reads; needed with a gate."""
     samples: dict[str, Samples]
+    choose_on: dict[str, Samples] = field(default_factory=dict)
+    """What to choose among several ways to gate on; validation data."""
     device: Processor = "cpu"
 
 
@@ -52,27 +54,58 @@ class MeasureTask:
 
 @torch.no_grad()
 def evaluate(task: EvaluateTask) -> dict[str, tuple[float, float]]:
-    """Return, per domain, numerator and denominator of the model's metric."""
-    spec = task.model
+    """Return, per domain, numerator and denominator of the model's metric.
+
+    Where the model's family knows several ways to use the gate, the one that does best on
+    `task.choose_on` is taken.
+    """
     with computing_on(task.device) as device:
-        model = _build(spec, task.state, task.num_experts, device)
-        pretrained = None
-        if task.gate is not None:
-            if task.pretrained is None:
-                raise ValueError("a gate needs the pre-trained state, whose features it reads")
-            pretrained = _build(spec, task.pretrained, None, device)
-        found = {}
-        for domain, samples in task.samples.items():
-            numerator, denominator = 0.0, 0.0
-            for inputs, labels in _batches(spec, samples, device):
-                routing: AbstractContextManager[None] = nullcontext()
-                if task.gate is not None and pretrained is not None:
-                    routing = spec.gated(model, task.gate, pretrained, inputs)
-                with routing:
-                    part, count = spec.judge(model, inputs, labels)
-                numerator, denominator = numerator + part, denominator + count
-            found[domain] = (numerator, denominator)
-        return found
+        model = _build(task.model, task.state, task.num_experts, device)
+        if task.gate is None:
+            return _judge(task, model, None, None, task.samples, device)
+        if task.pretrained is None:
+            raise ValueError("a gate needs the pre-trained state, whose features it reads")
+        pretrained = _build(task.model, task.pretrained, None, device)
+        gates = task.model.gates(task.gate)
+        best = gates[0]
+        if len(gates) > 1:
+            if not task.choose_on:
+                raise ValueError("choosing among gates needs data to choose on")
+            sign = 1 if task.model.metric == "accuracy" else -1
+            values = [
+                sign * ratio(_judge(task, model, gate, pretrained, task.choose_on, device))
+                for gate in gates
+            ]
+            best = gates[int(np.argmax(values))]
+        return _judge(task, model, best, pretrained, task.samples, device)
+
+
+def ratio(found: Mapping[str, tuple[float, float]]) -> float:
+    """Return the metric over all domains in `found`, as from `evaluate`."""
+    return sum(part for part, _ in found.values()) / sum(count for _, count in found.values())
+
+
+def _judge(
+    task: EvaluateTask,
+    model: nn.Module,
+    gate: DomainGate | None,
+    pretrained: nn.Module | None,
+    parts: Mapping[str, Samples],
+    device: torch.device,
+) -> dict[str, tuple[float, float]]:
+    """Judge the model under one gate; None for the plain router."""
+    spec, found = task.model, {}
+    for domain, samples in parts.items():
+        numerator, denominator = 0.0, 0.0
+        for inputs, labels in _batches(spec, samples, device):
+            routing: AbstractContextManager[None] = nullcontext()
+            if gate is not None and pretrained is not None:
+                routing = spec.gated(model, gate, pretrained, inputs)
+            with routing:
+                part, count = spec.judge(model, inputs, labels)
+            numerator, denominator = numerator + part, denominator + count
+        found[domain] = (numerator, denominator)
+    return found
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from emsfl.moe.adapter import MoELayout, Owned
+from emsfl.moe.domain_statistics import recording_statistics
 from emsfl.moe.gate import DomainStatistics
-from emsfl.moe.gate_wrapper import recording_statistics
 from emsfl.moe.scoring import ExpertScores, ScoreKind, scoring
 from emsfl.training.table_task import Batch, TableTask, TaskKind, logits_of
 
@@ -34,6 +34,8 @@ class Scores:
     """[L, E] float64; rows sum to 1."""
     num_tokens: int
     """Tokens scored, padding left out."""
+    statistics: DomainStatistics
+    """Of the features that the domain gate reads."""
 
 
 @torch.no_grad()
@@ -45,15 +47,20 @@ def score_table(
     batch_size: int,
     progress: Progress = _quiet,
 ) -> Scores:
-    """Score the experts of `model` on a table."""
+    """Score the experts of `model` on a table, and take down the statistics of its features."""
     num_tokens = 0
-    with scoring(model, layout, kind) as scores:
+    with (
+        scoring(model, layout, kind) as scores,
+        recording_statistics(model, layout, task.pooling) as recorded,
+    ):
         for batch in _batches(task, batch_size, progress):
             _set_masks(scores, batch)
             mask = scores.token_mask
             num_tokens += len(batch.targets) if mask is None else int(mask.sum())
             logits_of(model, batch)
-    return Scores(values=scores.normalised(), num_tokens=num_tokens)
+    return Scores(
+        values=scores.normalised(), num_tokens=num_tokens, statistics=reduce(add, recorded)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,19 +115,6 @@ def evaluate_table(
         accuracy=num_right / len(task.table) if classifies else None,
         mass_kept=sum(kept) / len(kept) if kept else None,
     )
-
-
-@torch.no_grad()
-def domain_statistics(
-    model: nn.Module, layout: MoELayout, task: TableTask, batch_size: int, limit: int
-) -> DomainStatistics:
-    """Return the statistics of at most `limit` samples, spread evenly over the table."""
-    rows = len(task.table)
-    if rows > limit:
-        task = task.restricted([i * rows // limit for i in range(limit)])
-    with recording_statistics(model, layout, task.pooling) as recorded:
-        run_through(model, task, batch_size)
-    return reduce(add, recorded)
 
 
 @torch.no_grad()

@@ -13,10 +13,12 @@ from emsfl.data.files import ALL, Table
 from emsfl.errors import DataError
 from emsfl.moe.adapter import MoELayout, find_moe_layers
 from emsfl.moe.checkpoint import open_checkpoint
+from emsfl.moe.domain_statistics import save_statistics, statistics_path
 from emsfl.moe.gate_wrapper import StoredGate, gating, has_gate, read_gate
-from emsfl.moe.manifests import LayerScores, ScoresFile
+from emsfl.moe.manifests import LayerScores, ScoresFile, StatisticsInfo, write_document
 from emsfl.moe.merge_checkpoint import owners_of
 from emsfl.moe.pretrained import load_model
+from emsfl.moe.pretrained_features import feature_tensors, sha256_of_tensors
 from emsfl.moe.scoring import ScoreKind
 from emsfl.training.device import one_thread
 from emsfl.training.model_measures import (
@@ -31,14 +33,27 @@ from emsfl.training.table_task import TableTask
 def score_model(
     folder: Path,
     table: Table,
+    out: Path,
     *,
     cluster: str,
     kind: str,
+    with_statistics: bool,
     batch_size: int,
     max_length: int,
     progress: Progress,
 ) -> ScoresFile:
-    """Score the experts of a checkpoint on a cluster's data.
+    """Score the experts of a checkpoint on a cluster's data and write what was found.
+
+    Args:
+        folder: the pre-trained checkpoint.
+        table: the cluster's data.
+        out: gets the scores, and its neighbour `statistics_path(out)` the domain statistics.
+        cluster: whose data it is.
+        kind: of `ScoreKind`.
+        with_statistics: whether domain statistics, for the domain gate, are written too.
+        batch_size: samples per forward pass.
+        max_length: tokens per sample, at most.
+        progress: told of samples done.
 
     Raises:
         DataError: no MoE, or a table that does not fit the model's task.
@@ -49,7 +64,18 @@ def score_model(
     with one_thread():
         task = TableTask(model, folder, table, max_length)
         scores = score_table(model, layout, task, ScoreKind(kind), batch_size, progress)
-    return ScoresFile(
+        features: tuple[str, ...] = ()
+        if with_statistics:
+            features = feature_tensors(model, layout, checkpoint, task.batch([0]).inputs)
+    statistics = None
+    if with_statistics:
+        statistics = StatisticsInfo(
+            sha256=save_statistics(statistics_path(out), scores.statistics),
+            pooling=task.pooling,
+            features=features,
+            features_sha256=sha256_of_tensors(checkpoint, features),
+        )
+    written = ScoresFile(
         cluster=cluster,
         kind=ScoreKind(kind),
         structure_sha256=checkpoint.structure_sha256,
@@ -59,7 +85,10 @@ def score_model(
             LayerScores(name=layer.name, scores=tuple(values))
             for layer, values in zip(layout.layers, scores.values.tolist(), strict=True)
         ),
+        statistics=statistics,
     )
+    write_document(out, written)
+    return written
 
 
 @dataclass(frozen=True, kw_only=True)

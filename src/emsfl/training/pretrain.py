@@ -12,31 +12,34 @@ from torch import Tensor
 from emsfl.data import Samples
 from emsfl.files import atomic_path, sha256_of
 from emsfl.moe import ModelSpec, State, scoring_probabilities
-from emsfl.training.device import one_thread
+from emsfl.training.device import Processor, computing_on
 from emsfl.training.local import batch_order
 
 
-def pretrain(model: ModelSpec, public: Samples, seed: int, cache_dir: Path) -> State:
+def pretrain(
+    model: ModelSpec, public: Samples, seed: int, cache_dir: Path, device: Processor = "cpu"
+) -> State:
     """Return the pre-trained state of the full model, from `cache_dir` where it is there."""
     key = sha256_of(
         model.fingerprint(),
         public.inputs,
         public.labels,
-        [seed, torch.__version__, platform.machine()],
+        [seed, torch.__version__, platform.machine(), *([] if device == "cpu" else [device])],
     )
     path = cache_dir / f"pretrained-{key[:32]}.safetensors"
     if not path.exists():
-        with one_thread():
-            state = _train(model, public, seed)
+        with computing_on(device) as where:
+            state = _train(model, public, seed, where)
         with atomic_path(path) as temporary:
             save_file(state, temporary)
     return load_file(path)
 
 
-def _train(spec: ModelSpec, public: Samples, seed: int) -> State:
+def _train(spec: ModelSpec, public: Samples, seed: int, device: torch.device) -> State:
     settings = spec.config.pretrain
     generator = torch.Generator().manual_seed(seed)
-    model = spec.build(spec.initial_state(generator))
+    initial = spec.initial_state(generator)
+    model = spec.build({name: tensor.to(device) for name, tensor in initial.items()})
     layout = spec.layout()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(spec.pretrains(name))
@@ -44,17 +47,17 @@ def _train(spec: ModelSpec, public: Samples, seed: int) -> State:
     optimizer = torch.optim.AdamW(
         trained, settings.learning_rate, weight_decay=settings.weight_decay
     )
-    inputs = spec.prepare(torch.from_numpy(public.inputs))
-    labels = torch.from_numpy(public.labels)
+    inputs = spec.prepare(torch.from_numpy(public.inputs).to(device))
+    labels = torch.from_numpy(public.labels).to(device)
     batches = batch_order(len(public), settings.batch_size, (seed, 2), 0, settings.num_steps)
-    for batch in torch.from_numpy(batches):
+    for batch in torch.from_numpy(batches).to(device):
         with scoring_probabilities(model, layout) as probabilities:
             loss = spec.loss(model, inputs[batch], labels[batch])
         loss = loss + settings.load_balancing * _imbalance(probabilities)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    return {name: tensor.cpu() for name, tensor in model.state_dict().items()}
 
 
 def _imbalance(probabilities: list[Tensor]) -> Tensor:

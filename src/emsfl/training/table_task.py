@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from emsfl.data.files import Table
 from emsfl.errors import DataError
-from emsfl.moe.gate_wrapper import Pooling
+from emsfl.moe.domain_statistics import Pooling
 from emsfl.moe.pretrained import load_image_processor, load_tokenizer
 
 IGNORED = -100

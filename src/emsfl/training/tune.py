@@ -18,7 +18,6 @@ from emsfl.data.files import Table
 from emsfl.errors import DataError, UpdateRefusedError
 from emsfl.files import atomic_path, sha256_of
 from emsfl.moe.checkpoint import SINGLE_NAME, open_checkpoint
-from emsfl.moe.gate_wrapper import save_statistics
 from emsfl.moe.manifests import (
     MANIFEST_NAME,
     Manifest,
@@ -30,7 +29,6 @@ from emsfl.moe.split_checkpoint import finish_partial, prepare_partial
 from emsfl.moe.tensor_files import sha256_of_file
 from emsfl.training.device import one_thread
 from emsfl.training.local import batch_order
-from emsfl.training.model_measures import domain_statistics
 from emsfl.training.table_task import TableTask, logits_of
 from emsfl.training.tunable import Tunable
 from emsfl.training.tune_state import TuneState
@@ -66,8 +64,6 @@ class TuneSettings(ConfigModel):
     seed: int = Field(default=0, ge=0)
     save_every: int = Field(default=100, ge=1)
     """Steps between saves from which an interrupted run goes on."""
-    gate_samples: int = Field(default=512, ge=0)
-    """Samples whose features make the update's statistics for the domain gate; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +91,7 @@ def tune(
 
     Routers never train, and experts that a batch does not use do not move. The same sub-model,
     table and settings give the same bits, also when the run was stopped on the way and started
-    again. The update holds the cluster's experts, the shared parameters if they train, and the
-    statistics for the domain gate.
+    again. The update holds the cluster's experts, and the shared parameters if they train.
 
     Raises:
         DataError: a folder that is no sub-model, or a table that does not fit its task.
@@ -137,13 +132,6 @@ def tune(
         tunable.finish()
         with atomic_path(partial_folder / SINGLE_NAME) as temporary:
             save_file(tunable.update_tensors(checkpoint), temporary, metadata={"format": "pt"})
-        statistics_sha256 = None
-        if settings.gate_samples:
-            with _autocast(settings):
-                statistics = domain_statistics(
-                    tunable.model, tunable.layout, task, settings.batch_size, settings.gate_samples
-                )
-            statistics_sha256 = save_statistics(partial_folder, statistics, task.pooling)
     files = {SINGLE_NAME: sha256_of_file(partial_folder / SINGLE_NAME)}
     last = state.losses[-max(1, len(state.losses) // 10) :]
     training = TrainingInfo(
@@ -161,7 +149,6 @@ def tune(
         base=manifest.base,
         layers=manifest.layers,
         files=files,
-        statistics_sha256=statistics_sha256,
         num_samples=len(table),
         training=training,
     )

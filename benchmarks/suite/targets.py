@@ -1,0 +1,101 @@
+"""The aims of the evidence, laid down before any of it was measured, and how they came out."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from emsfl.results.metric import METRICS
+
+Row = dict[str, Any]
+FORMS = ("fedavg", "fedavg_fill")
+
+
+@dataclass(frozen=True)
+class Target:
+    """EMS-FL's mean lead over the best of some rivals, or its share of a rival's quantity."""
+
+    scenario: str
+    text: str
+    rivals: tuple[str, ...]
+    lead: float | None = None
+    """At least so much better than every rival, in the metric's own unit (0.06: 6 points)."""
+    ratio: tuple[str, float] | None = None
+    """(quantity, at most this share of the rival's): `time` or a row's key."""
+
+
+def _classification(scenario: str) -> tuple[Target, ...]:
+    return (
+        Target(scenario, "6 points above FedAvg and FedProx", (*FORMS, "fedprox"), lead=0.06),
+        Target(scenario, "4 points above FedAsync and FedBuff", ("fedasync", "fedbuff"), lead=0.04),
+        Target(scenario, "within 2 points of central, all steps", ("central_all_steps",), -0.02),
+        Target(scenario, "at most 0.25 of the time of the better FedAvg form", FORMS,
+               ratio=("time", 0.25)),
+    )  # fmt: skip
+
+
+TARGETS = (
+    *_classification("mnist_rotated"),
+    Target("mnist_rotated", "reaches FedAsync's end in at most 0.33 of its time", ("fedasync",),
+           ratio=("time", 0.33)),
+    Target("mnist_rotated", "reaches FedBuff's end in at most 0.33 of its time", ("fedbuff",),
+           ratio=("time", 0.33)),
+    Target("mnist_labels", "not below any federated baseline",
+           (*FORMS, "fedprox", "fedasync", "fedbuff", "fedavg_quorum", "fedavg_experts", "fedmoe",
+            "esft"), lead=0.0),
+    Target("sentiment", "4 points above the better FedAvg form", FORMS, lead=0.04),
+    Target("sentiment", "2 points above FedAsync and FedBuff", ("fedasync", "fedbuff"), lead=0.02),
+    Target("sentiment", "above central, one cluster's steps", ("central_same_steps",), lead=0.0),
+    Target("sentiment", "at most a third of FedAvg's bytes per upload", ("fedavg",),
+           ratio=("upload_bytes_per_contact", 1 / 3)),
+    Target("language_model", "0.05 bits per byte below every FedAvg form", FORMS, lead=0.05),
+    Target("language_model", "0.02 bits per byte below FedAsync and FedBuff",
+           ("fedasync", "fedbuff"), lead=0.02),
+)  # fmt: skip
+
+
+def verdict(target: Target, rows: Sequence[Row]) -> tuple[str, bool] | None:
+    """Return what was measured, in words, and whether the aim is met; None without the rivals."""
+    grouped: dict[str, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(row["method"], []).append(row)
+    rivals = [name for name in target.rivals if name in grouped]
+    if not rivals or "ems_fl" not in grouped:
+        return None
+    metric = METRICS[rows[0]["metric"]]
+    means = {name: statistics.fmean(row["final"] for row in grouped[name]) for name in grouped}
+    best = rivals[metric.best([means[name] for name in rivals])]
+    if target.lead is not None:
+        lead = means["ems_fl"] - means[best]
+        lead = lead if metric.higher_is_better else -lead
+        label = grouped[best][0]["label"]
+        return f"{metric.gain(lead)} {metric.difference_unit} against {label}", lead >= target.lead
+    assert target.ratio is not None
+    quantity, limit = target.ratio
+    if quantity == "time":
+        share = _time_share(grouped["ems_fl"], grouped[best], rows[0]["metric"])
+    else:
+        own = statistics.fmean(row[quantity] for row in grouped["ems_fl"])
+        share = own / statistics.fmean(row[quantity] for row in grouped[best])
+    if share is None:
+        return "never reached with every seed", False
+    return f"{share:.2f}", share <= limit
+
+
+def _time_share(own: Sequence[Row], rival: Sequence[Row], metric: str) -> float | None:
+    """Return EMS-FL's mean time to the rival's final values over the rival's own mean time."""
+    finals = {row["seed"]: row["final"] for row in rival}
+    ours = [_first(row["curve"], finals[row["seed"]], metric) for row in own]
+    theirs = [_first(row["curve"], finals[row["seed"]], metric) for row in rival]
+    if None in ours or None in theirs:
+        return None
+    return statistics.fmean(t for t in ours if t is not None) / statistics.fmean(
+        t for t in theirs if t is not None
+    )
+
+
+def _first(curve: Sequence[Sequence[float]], goal: float, metric: str) -> float | None:
+    judged = METRICS[metric]
+    return next((t for t, value, _ in curve if not judged.is_better(goal, than=value)), None)
