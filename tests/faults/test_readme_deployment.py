@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from benchmarks.deployment import environment, finals
 
 pytestmark = [pytest.mark.faults, pytest.mark.short]
