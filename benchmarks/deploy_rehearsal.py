@@ -12,7 +12,6 @@ from pathlib import Path
 
 from benchmarks.deployment import Deployment, LinkProxy, deployment, finals
 from benchmarks.namespaces import SERVER, Cutter, Namespaces, usable
-
 from emsfl.experiment_config import load
 from emsfl.orbit import ContactPlan
 

@@ -7,6 +7,7 @@ clusters are elsewhere, and every event is on disk before it takes effect there.
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -31,7 +32,7 @@ from emsfl.deploy.privacy import combiner, epsilon_spent, finisher
 from emsfl.deploy.status import NodeStatus, Status
 from emsfl.errors import ConfigError, UserError
 from emsfl.experiment_config import ExperimentConfig
-from emsfl.files import cache_dir, sha256_of, write_json
+from emsfl.files import cache_dir, write_json
 from emsfl.methods import METHODS, Method, Venue, make_federation
 from emsfl.moe import make_spec
 from emsfl.orbit import ContactPlan, make_plan
@@ -103,7 +104,7 @@ class _Service:
     ) -> None:
         self.config, self.plan, self.folder = config, plan, folder
         self.clock, self.server, self.options = clock, server, options
-        self.run_id = sha256_of(str(folder.path.resolve()), config.model_dump(mode="json"))[:12]
+        self.run_id = _run_id(folder)
 
     def run(self, notes: Notes) -> RunResult:
         """Serve every arm that is not done, and write result and report."""
@@ -217,6 +218,7 @@ class JoinOptions:
     keys_folder: Path | None
     """None: plain text, as a key that anyone can make."""
     poll_s: float
+    speedup: float
     rehearses: bool
     log: Path | None
 
@@ -244,6 +246,7 @@ def join(config: ExperimentConfig, options: JoinOptions) -> None:
         part_bytes=config.deploy.part_bytes,
         windows=None if options.rehearses else Windows(contacts, config.deploy.guard_s),
         epoch_wall_s=plan.epoch_utc.timestamp(),
+        speedup=options.speedup,
     )
 
     notes, privacy = Notes(options.log), config.deploy.privacy
@@ -303,6 +306,14 @@ def _clock(folder: RunFolder, plan: ContactPlan, options: ServeOptions) -> Clock
         clock.epoch_wall_s = float(json.loads(path.read_text(encoding="utf-8")))
     write_json(path, clock.epoch_wall_s)
     return clock
+
+
+def _run_id(folder: RunFolder) -> str:
+    """Return what tells this run from any other that the nodes may have journals of."""
+    path = folder.path / "deploy" / "run_id.json"
+    if not path.exists():
+        write_json(path, secrets.token_hex(6))
+    return str(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _public_keys(plan: ContactPlan, folder: Path | None) -> Mapping[str, bytes]:

@@ -47,6 +47,7 @@ class Federates:
     server_kills: int = 0
     events_seen: int = 0
     part_bytes: int = 512 * 1024
+    free_running: bool = False
     privacy: Any = None
     combine: Any = weighted_mean
     tamper: Any = None
@@ -77,6 +78,7 @@ class Federates:
                 part_bytes=self.part_bytes,
                 windows=None,
                 epoch_wall_s=0.0,
+                speedup=1.0,
             )
             self.nodes[name] = Node(settings, None, lambda seed: duty, self.note)
         return self.nodes[name]
@@ -108,7 +110,7 @@ class Federates:
             UploadLimits(self.scenario.federation),
             lambda event, **details: self.note(event, cluster=name, **details),
             part_bytes=self.part_bytes,
-            free_running=False,
+            free_running=self.free_running,
             may_send=lambda: True,
             heading=lambda: {"session": "one", "seed": 0, "cluster": name, "epoch": 0.0},
         )
@@ -134,7 +136,7 @@ class Federates:
         while True:
             elsewhere = Elsewhere(
                 open_gateway=self.gateway,
-                saved=lambda simulation: None,
+                saved=lambda simulation: [g.release() for g in self.gateways.values()],
                 finished=lambda method: None,
             )
             try:

@@ -125,3 +125,20 @@ def test_replies_that_make_no_sense_count_as_lost(federates, reply):
     federates.tamper = tampering(lambda packet: reply)
     assert federates.serve() == expected
     assert federates.events_of("bad_reply") or federates.events_of("upload_refused")
+
+
+@pytest.mark.parametrize("kills", [0, 4])
+def test_free_running_clusters_train_until_they_are_asked(federates, kills):
+    """As between real machines: events happen when they happen, each is saved before it is told."""
+    federates.free_running, federates.server_kills = True, kills
+    federates.loss, federates.random = 0.1, random.Random(7)
+    events = [json.loads(line) for line in federates.serve().splitlines()]
+    merged = [e for e in events if e["event"] == "merged"]
+    assert [e["version"] for e in merged] == list(range(1, len(merged) + 1))
+    assert {e["cluster"] for e in merged} == {"north", "south"}
+    received = [note["work"] for note in federates.events_of("update_received")]
+    assert set(received) == {f"{c}-{n}" for c in ("north", "south") for n in (1, 2)}
+    assert not federates.events_of("bad_reply")
+    assert not [n for n in federates.notes if n["event"] == "node_error"]
+    for node in federates.nodes.values():
+        assert all(device.num_steps > 0 for device in node.worker.cluster.devices)

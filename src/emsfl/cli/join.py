@@ -30,6 +30,9 @@ def join(
         bool,
         typer.Option("--rehearse", help="Send whenever the link is up; the server keeps time."),
     ] = False,
+    speedup: Annotated[
+        float, typer.Option(min=1.0, help="That of the server, if it was given one.")
+    ] = 1.0,
     poll_s: Annotated[
         float, typer.Option(min=0.01, help="Seconds between looks for messages in a contact.")
     ] = 1.0,
@@ -52,6 +55,7 @@ def join(
             folder=journal or Path(f"node-{cluster}"),
             keys_folder=keys_folder(keys, insecure),
             poll_s=poll_s,
+            speedup=speedup,
             rehearses=rehearse,
             log=log,
         ),

@@ -42,6 +42,8 @@ class NodeSettings:
     """When it may send, by its own clock; None: whenever the link is up."""
     epoch_wall_s: float
     """Unix time of virtual second 0."""
+    speedup: float
+    """Virtual seconds per second; above 1 the epoch is the server's to say."""
 
 
 class Node:
@@ -63,7 +65,8 @@ class Node:
             note: takes the name of what happened, and details.
         """
         self.settings, self.link, self.duty_of, self.note = settings, link, duty_of, note
-        self.clock = Clock(settings.epoch_wall_s)
+        self.clock = Clock(settings.epoch_wall_s, settings.speedup)
+        self._knows_time = settings.speedup == 1.0
         self.session: str | None = None
         self.worker: Worker | None = None
         self._stopped = threading.Event()
@@ -110,7 +113,9 @@ class Node:
 
     def _may_send(self) -> bool:
         windows = self.settings.windows
-        return windows is None or windows.is_open(self.clock.now_s())
+        if windows is None or not self._knows_time:
+            return True
+        return windows.is_open(self.clock.now_s())
 
     def _serve_one(self) -> bool:
         """Answer the next message; return whether there was one."""
@@ -138,6 +143,7 @@ class Node:
             raise LinkRefusedError(f"a message for {body['cluster']} came to {self.settings.name}")
         if self.settings.windows is not None:
             self.clock.epoch_wall_s = float(body["epoch"]) - self.link.clock_offset_s
+            self._knows_time = True
         if body.get("end"):
             return Envelope(json.dumps(reply)), True
         try:
