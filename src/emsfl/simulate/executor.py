@@ -122,8 +122,10 @@ class _RayExecutor:
 
 @contextmanager
 def _ray(num_workers: int) -> Iterator[Executor]:
-    # Both are read when ray is imported: tasks see no usage report and every GPU.
+    # All are read when ray is imported: no usage report, tasks see every GPU, and they are not
+    # niced, for they are what the run is about.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         ray: Any = import_module("ray")
