@@ -317,7 +317,7 @@ class Line:
         from flwr.app import Message
 
         message = Message(
-            _record(envelope), dst_node_id=self.node_id, message_type=MESSAGE_TYPE, ttl=ttl_s
+            make_record(envelope), dst_node_id=self.node_id, message_type=MESSAGE_TYPE, ttl=ttl_s
         )
         try:
             (found,) = self._grid.push_messages([message])
@@ -366,7 +366,7 @@ class Line:
                     node=self._grid.node, run_id=run_id, message_object_id=tree.object_id
                 )
             )
-            return _envelope(inflate_object_from_contents(tree.object_id, contents))
+            return read_message(inflate_object_from_contents(tree.object_id, contents))
         except (httpx.HTTPError, ValueError, ObjectPullError) as error:
             raise LinkError(f"no reply of node {self.node_id}: {error}") from None
 
@@ -375,14 +375,16 @@ class Line:
         self._grid.close()
 
 
-def _record(envelope: Envelope) -> Any:
+def make_record(envelope: Envelope) -> Any:
+    """Return what Flower carries an envelope in."""
     from flwr.app import ConfigRecord, RecordDict
 
     record = ConfigRecord({"text": envelope.text, "blob": envelope.blob})
     return RecordDict({RECORD: record})
 
 
-def _envelope(message: Any) -> Envelope:
+def read_message(message: Any) -> Envelope:
+    """Return the envelope in a message of Flower's; LinkError where there is none."""
     record = message.content[RECORD]
     text, blob = record["text"], record["blob"]
     if not isinstance(text, str) or not isinstance(blob, bytes):
