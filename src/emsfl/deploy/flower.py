@@ -31,6 +31,9 @@ PULL_PATIENCE_S = 30.0
 MESSAGE_TYPE = "query.exchange"
 RECORD = "emsfl"
 
+MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError)
+"""What Flower raises over objects that another end has made up."""
+
 _APP = b"""
 [project]
 name = "emsfl-deploy"
@@ -343,6 +346,7 @@ class Line:
             inflate_object_from_contents,
             pull_objects,
         )
+        from google.protobuf.message import DecodeError
 
         client, run_id = self._grid._runtime_client, self._grid.run.run_id
         try:
@@ -367,7 +371,7 @@ class Line:
                 )
             )
             return read_message(inflate_object_from_contents(tree.object_id, contents))
-        except (httpx.HTTPError, ValueError, ObjectPullError) as error:
+        except (httpx.HTTPError, DecodeError, *MALFORMED, ObjectPullError) as error:
             raise LinkError(f"no reply of node {self.node_id}: {error}") from None
 
     def close(self) -> None:
@@ -385,8 +389,11 @@ def make_record(envelope: Envelope) -> Any:
 
 def read_message(message: Any) -> Envelope:
     """Return the envelope in a message of Flower's; LinkError where there is none."""
-    record = message.content[RECORD]
-    text, blob = record["text"], record["blob"]
+    try:
+        record = message.content[RECORD]
+        text, blob = record["text"], record["blob"]
+    except (KeyError, TypeError, ValueError):
+        raise LinkError("a message is not one of emsfl's") from None
     if not isinstance(text, str) or not isinstance(blob, bytes):
         raise LinkError("a message does not hold a text and bytes")
     return Envelope(text, blob)
