@@ -25,6 +25,7 @@ EXTRAS = {
     "wandb": "curves for Weights & Biases",
     "trackio": "curves for trackio",
     "deploy": "training between real machines",
+    "privacy": "an accountant for noise on updates",
     "bench": "what contact finding is measured against",
     "dev": "tests, linters, type checker",
 }

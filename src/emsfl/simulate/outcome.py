@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from emsfl.files import sha256_of
+from emsfl.moe import Metric
 from emsfl.orbit import ContactPlan
 from emsfl.results import (
     Assignment,
@@ -36,6 +37,7 @@ class Outcome:
         self.started = time.monotonic()
         self.records: dict[str, list[SeedRecord]] = {}
         self.assignment: dict[str, Assignment] = {}
+        self.metric: Metric = "accuracy"
         self.initial_accuracy: list[float] = []
         self.data_hashes: list[str] = []
         self.model_hash: dict[int, str] = {}
@@ -43,6 +45,7 @@ class Outcome:
     def add_seed(self, scenario: Scenario, executor: Executor) -> None:
         """Judge the pre-trained model and note what the seed's data and model are."""
         test = scenario.data.test
+        self.metric = scenario.model.metric
         task = EvaluateTask(
             model=scenario.model,
             num_experts=scenario.model.config.num_experts,
@@ -85,6 +88,7 @@ class Outcome:
                 data_hash=sha256_of(self.data_hashes),
                 model_hash=self.model_hash,
             ),
+            metric=self.metric,
         )
 
     def _timeline(self, folder: RunFolder) -> dict[str, ClusterTimeline]:

@@ -36,12 +36,13 @@ def show_progress(enabled: bool, num_arms: int) -> Iterator[Callback]:
                 name, total=simulation.duration_s, virtual="", contacts=0, accuracy=""
             )
         accuracy = simulation.judge.latest_accuracy()
+        metric = simulation.scenario.model.metric.replace("_", " ")
         bars.update(
             tasks[title],  # type: ignore[arg-type]
             completed=simulation.now_s,
             virtual=f"{simulation.now_s / 3600:5.1f} of {simulation.duration_s / 3600:.0f} h",
             contacts=simulation.num_contacts,
-            accuracy="" if accuracy is None else f"accuracy {accuracy:.3f}",
+            accuracy="" if accuracy is None else f"{metric} {accuracy:.3f}",
         )
 
     with bars:
