@@ -79,6 +79,7 @@ def serve(config: ExperimentConfig, options: ServeOptions) -> RunResult:
         public_keys=_public_keys(plan, options.keys_folder),
         patience_s=15.0,
         part_bytes=config.deploy.part_bytes,
+        max_change_norm=config.deploy.max_change_norm,
         rehearses=options.rehearses,
     )
     with ExitStack() as stack:

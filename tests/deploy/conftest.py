@@ -48,6 +48,7 @@ class Federates:
     events_seen: int = 0
     part_bytes: int = 512 * 1024
     free_running: bool = False
+    max_change_norm: float | None = None
     privacy: Any = None
     combine: Any = weighted_mean
     tamper: Any = None
@@ -107,7 +108,7 @@ class Federates:
         gateway = RemoteGateway(
             name,
             self.folder / "incoming" / name,
-            UploadLimits(self.scenario.federation),
+            UploadLimits(self.scenario.federation, self.max_change_norm),
             lambda event, **details: self.note(event, cluster=name, **details),
             part_bytes=self.part_bytes,
             free_running=self.free_running,

@@ -127,6 +127,31 @@ def test_replies_that_make_no_sense_count_as_lost(federates, reply):
     assert federates.events_of("bad_reply") or federates.events_of("upload_refused")
 
 
+def test_an_update_that_changes_too_much_is_refused_and_named(federates):
+    def push(packet):
+        tree = from_packet(packet)
+        for tensor in tree["update"].values.values():
+            tensor += 1e3
+        return to_packet(tree)
+
+    federates.tamper, federates.max_change_norm = tampering(push), 100.0
+    events = [json.loads(line) for line in federates.serve().splitlines()]
+    (refused,) = [e for e in events if e["event"] == "refused"]
+    assert refused["cluster"] == "north"
+    assert "more than 100" in refused["reason"]
+    assert len([e for e in events if e["event"] == "merged"]) == 3
+
+
+def test_a_loss_that_is_not_finite_stops_nobody(federates):
+    def diverge(name, request, reply):
+        body = json.loads(reply.text) | {"loss": float("nan")}
+        return Envelope(json.dumps(body), reply.blob)
+
+    federates.tamper = diverge
+    assert '"event":"finished"' in federates.serve()
+    assert all(gateway.last_loss is None for gateway in federates.gateways.values())
+
+
 @pytest.mark.parametrize("kills", [0, 4])
 def test_free_running_clusters_train_until_they_are_asked(federates, kills):
     """As between real machines: events happen when they happen, each is saved before it is told."""

@@ -32,6 +32,9 @@ def test_a_site_may_send_in_its_contacts_but_for_the_guard_times():
     assert not windows.is_open(198.0)
     assert not windows.is_open(301.5), "too short for its guards"
     assert windows.is_open(450.0)
+    assert windows.next_open_s(150.0) == 150.0
+    assert windows.next_open_s(250.0) == 402.0
+    assert windows.next_open_s(499.0) is None
 
 
 def test_a_clock_runs_as_fast_as_it_is_told():

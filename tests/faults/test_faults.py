@@ -137,11 +137,10 @@ def test_disk_full_on_a_node(tmp_path, expected):
                 federation.start_node(name)
             federation.wait_for("update_received", 2, END_S, cluster=VICTIM)
             filler = disk / "filler"
-            with filler.open("wb") as file:
+            with filler.open("wb", buffering=0) as file:
                 try:
                     while True:
                         file.write(b"\0" * 4096)
-                        file.flush()
                 except OSError:
                     pass
             federation.wait_for("node_error", 1, END_S, cluster=VICTIM)

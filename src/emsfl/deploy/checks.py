@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from emsfl.errors import UpdateRefusedError
 from emsfl.methods import Activity, Federation, Update, Work
-from emsfl.moe import split_sizes
+from emsfl.moe import State, split_sizes, split_state
 from emsfl.training import is_trained
 
 FRAME_BYTES = 64 * 1024
@@ -21,6 +22,8 @@ class UploadLimits:
     """How large an upload may be, by what was asked for."""
 
     federation: Federation
+    max_change_norm: float | None = None
+    """Largest L2 norm of the change of everything in one update; None: any that is finite."""
 
     def check_size(self, work: Work | None, num_bytes: int) -> None:
         """Refuse an upload that says it is larger than any answer to `work` can be.
@@ -52,6 +55,33 @@ class UploadLimits:
                 if is_trained(name, federation.layout, work.settings)
             )
         return values * BYTES_PER_VALUE + FRAME_BYTES
+
+    def check_change(self, update: Update, work: Work, base: State) -> State:
+        """Refuse an update that changes too much; return the base that its next one counts from.
+
+        Args:
+            update: as it came; names or shapes that were not asked for are left to the method.
+            work: what it answers.
+            base: the cluster's own values as it has uploaded them last.
+
+        Raises:
+            UpdateRefusedError: its change is longer than `max_change_norm`.
+        """
+        if self.max_change_norm is None:
+            return {}
+        held = split_state(self.federation.pretrained, self.federation.layout, work.owned)
+        start = {**held, **base, **work.payload}
+        change = dict(update.shared_delta)
+        for name, tensor in update.values.items():
+            if name in start and start[name].shape == tensor.shape:
+                change[name] = tensor - start[name]
+        norm = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in change.values()))
+        if norm > self.max_change_norm:
+            raise UpdateRefusedError(
+                f"{update.cluster}: its update changes the model by {norm:.3g}, more than "
+                f"{self.max_change_norm:g}"
+            )
+        return {**base, **update.values}
 
 
 def check_upload(tree: Any, cluster: str, work_id: str, work: Work) -> Update:

@@ -31,6 +31,9 @@ PULL_PATIENCE_S = 30.0
 MESSAGE_TYPE = "query.exchange"
 RECORD = "emsfl"
 
+MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError)
+"""What Flower raises over objects that another end has made up."""
+
 _APP = b"""
 [project]
 name = "emsfl-deploy"
@@ -317,7 +320,7 @@ class Line:
         from flwr.app import Message
 
         message = Message(
-            _record(envelope), dst_node_id=self.node_id, message_type=MESSAGE_TYPE, ttl=ttl_s
+            make_record(envelope), dst_node_id=self.node_id, message_type=MESSAGE_TYPE, ttl=ttl_s
         )
         try:
             (found,) = self._grid.push_messages([message])
@@ -343,6 +346,7 @@ class Line:
             inflate_object_from_contents,
             pull_objects,
         )
+        from google.protobuf.message import DecodeError
 
         client, run_id = self._grid._runtime_client, self._grid.run.run_id
         try:
@@ -366,8 +370,8 @@ class Line:
                     node=self._grid.node, run_id=run_id, message_object_id=tree.object_id
                 )
             )
-            return _envelope(inflate_object_from_contents(tree.object_id, contents))
-        except (httpx.HTTPError, ValueError, ObjectPullError) as error:
+            return read_message(inflate_object_from_contents(tree.object_id, contents))
+        except (httpx.HTTPError, DecodeError, *MALFORMED, ObjectPullError) as error:
             raise LinkError(f"no reply of node {self.node_id}: {error}") from None
 
     def close(self) -> None:
@@ -375,16 +379,21 @@ class Line:
         self._grid.close()
 
 
-def _record(envelope: Envelope) -> Any:
+def make_record(envelope: Envelope) -> Any:
+    """Return what Flower carries an envelope in."""
     from flwr.app import ConfigRecord, RecordDict
 
     record = ConfigRecord({"text": envelope.text, "blob": envelope.blob})
     return RecordDict({RECORD: record})
 
 
-def _envelope(message: Any) -> Envelope:
-    record = message.content[RECORD]
-    text, blob = record["text"], record["blob"]
+def read_message(message: Any) -> Envelope:
+    """Return the envelope in a message of Flower's; LinkError where there is none."""
+    try:
+        record = message.content[RECORD]
+        text, blob = record["text"], record["blob"]
+    except (KeyError, TypeError, ValueError):
+        raise LinkError("a message is not one of emsfl's") from None
     if not isinstance(text, str) or not isinstance(blob, bytes):
         raise LinkError("a message does not hold a text and bytes")
     return Envelope(text, blob)

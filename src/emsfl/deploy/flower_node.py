@@ -15,10 +15,10 @@ from emsfl.deploy.flower import (
     Envelope,
     LinkError,
     LinkRefusedError,
-    _envelope,
-    _record,
     check_installed,
+    make_record,
     quiet_environment,
+    read_message,
 )
 from emsfl.errors import UserError
 
@@ -119,7 +119,7 @@ class NodeLink:
 
         message: Message = self._guarded(fetch)
         message.metadata.__dict__["_message_id"] = tree.object_id
-        return message, _envelope(message)
+        return message, read_message(message)
 
     def reply(self, message: Any, envelope: Envelope) -> None:
         """Answer a message."""
@@ -135,7 +135,7 @@ class NodeLink:
         from flwr.supercore.inflatable.inflatable_protobuf_utils import make_push_object_fn_protobuf
         from flwr.supercore.inflatable.inflatable_utils import push_objects
 
-        answer = Message(_record(envelope), reply_to=message)
+        answer = Message(make_record(envelope), reply_to=message)
         answer.metadata.__dict__["_message_id"] = answer.object_id
         run_id = answer.metadata.run_id
 

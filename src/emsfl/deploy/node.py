@@ -81,6 +81,9 @@ class Node:
         self._read_node_id()
         logged_in, poll_s, pause_s = False, self.settings.poll_s, FIRST_POLL_S
         while not self._stopped.is_set():
+            if self._is_over():
+                self.note("plan_over")
+                break
             if not self._may_send():
                 self._stopped.wait(min(1.0, self.settings.poll_s * 5))
                 continue
@@ -110,6 +113,13 @@ class Node:
         if self._last_trouble != event:
             self.note(event, reason=str(error))
             self._last_trouble = event
+
+    def _is_over(self) -> bool:
+        """Tell whether no contact will come any more."""
+        windows = self.settings.windows
+        if windows is None or not self._knows_time:
+            return False
+        return windows.next_open_s(self.clock.now_s()) is None
 
     def _may_send(self) -> bool:
         windows = self.settings.windows

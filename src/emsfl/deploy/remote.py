@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from emsfl.deploy.checks import UploadLimits, check_upload
-from emsfl.deploy.flower import Envelope, LinkError
+from emsfl.deploy.flower import Envelope
 from emsfl.deploy.packets import Manifest, from_packet, manifest_of, to_packet
 from emsfl.errors import UpdateRefusedError
 from emsfl.files import atomic_path
 from emsfl.methods import Update, Work
+from emsfl.moe import State
 from emsfl.training import num_bytes
 
 Exchange = Callable[[Envelope], Envelope | None]
@@ -77,6 +78,8 @@ class RemoteGateway:
         """What the cluster has, or is about to have."""
         self.wanted: str | None = None
         """Id of the work whose answer is on its way up."""
+        self.base: State = {}
+        """What the cluster has uploaded of its own values: what its next change counts from."""
         self.last_loss: float | None = None
         self.uploaded_bytes = self.downloaded_bytes = 0
         self._packet: tuple[Manifest, bytes] | None = None
@@ -118,6 +121,7 @@ class RemoteGateway:
         with self._changed:
             self.wanted = self._id(self.number)
             self._forget_upload()
+            self._drop_old_uploads()
             self._order("answer", self.wanted)
             if self.free_running and self.work and self.work.trains_while_uploading:
                 self._order("train", None)
@@ -148,6 +152,7 @@ class RemoteGateway:
             update = check_upload(tree, self.name, str(wanted), self.work)
             if update.num_bytes() != self._answer.payload_bytes:
                 raise UpdateRefusedError(f"{self.name}: its upload is not as large as it stated")
+            self.base = self.limits.check_change(update, self.work, self.base)
             self.note("update_received", work=wanted, sha256=self._answer.sha256)
             return update
 
@@ -165,6 +170,7 @@ class RemoteGateway:
                 "parcel": self.parcel,
                 "work": self.work,
                 "wanted": self.wanted,
+                "base": self.base,
             }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -173,6 +179,7 @@ class RemoteGateway:
             self.number, self.sequence = saved["number"], saved["sequence"]
             self.orders = [list(order) for order in saved["orders"]]
             self.parcel, self.work, self.wanted = saved["parcel"], saved["work"], saved["wanted"]
+            self.base = saved["base"]
             self._forget_upload()
             # What the node still needs for its orders may be the work that it is to take over.
             sent = self.parcel or (self.work if self.number else None)
@@ -258,8 +265,8 @@ class RemoteGateway:
             self.orders = [order for order in self.orders if order[0] > confirmed]
             if body.get("error"):
                 self.note("node_error", reason=str(body["error"])[:500])
-            if body.get("loss") is not None:
-                self.last_loss = float(body["loss"])
+            loss = body.get("loss")
+            self.last_loss = float(loss) if loss is not None and math.isfinite(loss) else None
             parcel = body.get("parcel")
             if parcel and self._packet and parcel["work"] == self._packet[0].work:
                 manifest, before = self._packet[0], self._node_has
@@ -367,6 +374,12 @@ class RemoteGateway:
     def _forget_upload(self) -> None:
         self._answer, self._have, self._bad, self._refusal = None, set(), 0, None
 
+    def _drop_old_uploads(self) -> None:
+        """Remove what has been merged: the state with it is on disk since the last event."""
+        for path in self.folder.glob("*.update*"):
+            if not path.name.startswith(f"{self.wanted}-"):
+                path.unlink()
+
     def _learn(self, manifest: Manifest) -> None:
         """Take up an upload where it was left, in an earlier contact or an earlier life."""
         if self._answer is None:
@@ -397,29 +410,3 @@ class RemoteGateway:
     def _check_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-def exchange_over(line: Any, lifetime_s: float, patience_s: float) -> Exchange:
-    """Return how one message and its reply go over a line of Flower's.
-
-    Args:
-        line: to the node.
-        lifetime_s: how long Flower keeps a message for the node.
-        patience_s: how long to wait for the reply before the message counts as lost.
-    """
-
-    def exchange(envelope: Envelope) -> Envelope | None:
-        deadline, pause_s = time.monotonic() + patience_s, 0.03
-        try:
-            message_id = line.push(envelope, lifetime_s)
-            while message_id is not None and time.monotonic() < deadline:
-                reply: Envelope | None = line.pull(message_id)
-                if reply is not None:
-                    return reply
-                time.sleep(pause_s)
-                pause_s = min(0.5, 1.3 * pause_s)
-        except LinkError:
-            time.sleep(0.5)
-        return None
-
-    return exchange

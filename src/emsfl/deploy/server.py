@@ -12,7 +12,7 @@ from typing import Any
 from emsfl.deploy.checks import UploadLimits
 from emsfl.deploy.clock import Clock, Windows
 from emsfl.deploy.flower import Envelope, FlowerServer, Line, LinkError, ServerTls
-from emsfl.deploy.remote import RemoteGateway, exchange_over
+from emsfl.deploy.remote import Exchange, RemoteGateway
 from emsfl.errors import EmsflError
 from emsfl.methods import Federation
 
@@ -33,6 +33,7 @@ class ServerSettings:
     patience_s: float
     """How long to wait for a reply before the message is sent again."""
     part_bytes: int
+    max_change_norm: float | None
     rehearses: bool
     """Steps are counted by the cost model and the order of events follows the plan; else devices
     train until their contact and events happen when they happen."""
@@ -104,7 +105,7 @@ class Server:
         gateway = RemoteGateway(
             name,
             self._folder / name,
-            UploadLimits(self._federation),
+            UploadLimits(self._federation, self.settings.max_change_norm),
             lambda event, **details: self.note(event, cluster=name, **details),
             part_bytes=self.settings.part_bytes,
             free_running=not self.settings.rehearses,
@@ -158,3 +159,29 @@ class Server:
         for line in self.lines.values():
             line.close()
         self._flower.close()
+
+
+def exchange_over(line: Line, lifetime_s: float, patience_s: float) -> Exchange:
+    """Return how one message and its reply go over a line of Flower's.
+
+    Args:
+        line: to the node.
+        lifetime_s: how long Flower keeps a message for the node.
+        patience_s: how long to wait for the reply before the message counts as lost.
+    """
+
+    def exchange(envelope: Envelope) -> Envelope | None:
+        deadline, pause_s = time.monotonic() + patience_s, 0.03
+        try:
+            message_id = line.push(envelope, lifetime_s)
+            while message_id is not None and time.monotonic() < deadline:
+                reply = line.pull(message_id)
+                if reply is not None:
+                    return reply
+                time.sleep(pause_s)
+                pause_s = min(0.5, 1.3 * pause_s)
+        except LinkError:
+            time.sleep(0.5)
+        return None
+
+    return exchange
