@@ -71,7 +71,7 @@ def bound_run(
         scenario = scenario_of(config, plan, seed, executor)
         found = []
         for name in names:
-            own = [event for event in events if event["method"] == name]
+            own = [event for event in events if event["method"] == name and "cluster" in event]
             if not own:
                 raise DataError(
                     f"{folder} holds no events of {name}; finish it with 'emsfl resume {folder}'"

@@ -23,12 +23,19 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMSFL_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
         folder = tmp_path_factory.mktemp("bound") / "run"
-        emsfl.run(load(DEMO, QUICK, ["ems_fl_frozen_shared"]), out=folder, progress=False)
+        emsfl.run(load(DEMO, QUICK, ["ems_fl_frozen_shared", "fedavg"]), out=folder, progress=False)
         return folder
 
 
+def test_rounds_are_read_from_a_finished_run_of_fedavg(run, capsys):
+    assert call(["bound", str(run), "--points", "1", "--json", "--methods", "fedavg"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {row["quantity"] for row in found["rows"]} >= {"loss_gap"}
+
+
 def test_rows_and_page_of_a_run(run, capsys):
-    assert call(["bound", str(run), "--points", "1", "--json"]) == 0
+    own = ["--methods", "ems_fl_frozen_shared"]
+    assert call(["bound", str(run), "--points", "1", "--json", *own]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["rows"]
     for row in found["rows"]:
