@@ -59,7 +59,7 @@ def test_bad_input_names_the_assumption(run, capsys):
 
     assert "Lemma 3" in error(str(run), "--points", "1", "--step-size", "100")
     assert "Lemma 3" in error(str(run), "--points", "1", "--step-size", "-1")
-    assert "none of its methods" in error(str(run), "--methods", "fedavg")
+    assert "none of its methods" in error(str(run), "--methods", "fedavg_fill")
     assert "A5" in error(DEMO, *QUICK, "--target", "-1")
     assert "is for a config" in error(str(run), "--target", "1").replace("are for", "is for")
     assert "not for a config" in error(DEMO, "--step-size", "0.1")
