@@ -48,7 +48,7 @@ evidence-demo: $(RUNTIME) ## the demo with three seeds and every ablation
 test: $(COMPLETE) ## run the tests
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-test-faults: $(COMPLETE) ## run the tests with real processes and faults (FAULTS=short: CI's)
+test-faults: $(COMPLETE) ## run the tests with real processes and faults (FAULTS=short: fewer)
 	@$(BIN)/python -m pytest tests/faults -m "faults$(if $(FAULTS), and $(FAULTS))" --durations 0
 
 lint: $(COMPLETE) ## check style, types and the floors of the house

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -19,7 +20,7 @@ SERVER = f"{PREFIX}-server"
 
 def usable() -> bool:
     """Tell whether this process may make namespaces."""
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("tc") is None:
         return False
     tried = subprocess.run(["ip", "netns", "add", f"{PREFIX}-try"], capture_output=True)
     if tried.returncode == 0:

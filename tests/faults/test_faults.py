@@ -1,6 +1,6 @@
 """Real processes, real faults: no accepted update lost, none applied twice, the right bits.
 
-Slow: `make test-faults` runs all of them, `make test-faults FAULTS=short` those that CI runs.
+Slow: `make test-faults` runs all of them, `make test-faults FAULTS=short` the shorter ones.
 """
 
 import json
