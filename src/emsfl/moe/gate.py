@@ -134,10 +134,26 @@ def fit_gate(
 
 
 class _FirstLayerReached(Exception):  # noqa: N818 - no error: it ends a forward pass early
-    """Carries the features out of a forward pass that need not go on."""
+    """Carries the first MoE layer's input out of a forward pass that need not go on."""
 
-    def __init__(self, features: Tensor) -> None:
-        self.features = features
+    def __init__(self, hidden: Tensor) -> None:
+        self.hidden = hidden
+
+
+def first_layer_input(model: nn.Module, layout: MoELayout, inputs: Tensor) -> Tensor:
+    """Return the hidden states [N, T, D] at the first MoE layer, where the pass ends."""
+
+    def leave(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        raise _FirstLayerReached(arguments[0])
+
+    handle = model.get_submodule(layout.layers[0].name).register_forward_pre_hook(leave)
+    try:
+        model(inputs)
+    except _FirstLayerReached as reached:
+        return reached.hidden
+    finally:
+        handle.remove()
+    raise RuntimeError("the forward pass did not reach the first MoE layer")
 
 
 @torch.no_grad()
@@ -147,18 +163,7 @@ def gate_features(model: nn.Module, layout: MoELayout, inputs: Tensor) -> Tensor
     `model` holds the pre-trained parameters, before and after tuning alike: statistics that were
     once taken stay true while the shared parameters are tuned.
     """
-
-    def leave(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        raise _FirstLayerReached(arguments[0].mean(1))
-
-    handle = model.get_submodule(layout.layers[0].name).register_forward_pre_hook(leave)
-    try:
-        model(inputs)
-    except _FirstLayerReached as reached:
-        return reached.features
-    finally:
-        handle.remove()
-    raise RuntimeError("the forward pass did not reach the first MoE layer")
+    return first_layer_input(model, layout, inputs).mean(1)
 
 
 @contextmanager

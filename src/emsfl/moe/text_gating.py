@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from emsfl.moe.adapter import MoELayout
 from emsfl.moe.byte_pairs import PAD
+from emsfl.moe.gate import first_layer_input
 from emsfl.moe.gate_causal import routed_by
 from emsfl.moe.gate_counts import fit_counts
 from emsfl.moe.gate_likelihood import likelihood_evidence
@@ -103,26 +104,10 @@ class TextGating:
         return mixed
 
 
-class _Reached(Exception):  # noqa: N818 - no error: it ends a forward pass early
-    def __init__(self, hidden: Tensor) -> None:
-        self.hidden = hidden
-
-
 @torch.no_grad()
 def token_features(model: nn.Module, layout: MoELayout, tokens: Tensor) -> Tensor:
     """Return the hidden states [N, T, D] at the first MoE layer, where the pass ends."""
-
-    def leave(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        raise _Reached(arguments[0])
-
-    handle = model.get_submodule(layout.layers[0].name).register_forward_pre_hook(leave)
-    try:
-        model(tokens)
-    except _Reached as reached:
-        return reached.hidden
-    finally:
-        handle.remove()
-    raise RuntimeError("the forward pass did not reach the first MoE layer")
+    return first_layer_input(model, layout, tokens)
 
 
 def token_nats(model: nn.Module, tokens: Tensor) -> Tensor:
