@@ -51,9 +51,7 @@ def main() -> None:
     tuning: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if arguments.tune:
         searched = [scenario for scenario in scenarios if scenario.tuned_as is None]
-        tuning |= tune(
-            searched, arguments.out / "tuning", arguments.points, arguments.workers, extra
-        )
+        tuning |= tune(searched, arguments.out / "tuning", arguments.workers, extra)
         write_json(path, tuning)
         for scenario in searched:
             if scenario in MAIN and not scenario.overrides:
@@ -93,7 +91,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer hours, methods and images")
     parser.add_argument("--tune", action="store_true", help="search first")
     parser.add_argument("--search-only", action="store_true", help="search and stop")
-    parser.add_argument("--points", type=int, default=8, help="per method in the search")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "runs/evidence")
     parser.add_argument("--json", type=Path, help="where the rows go")

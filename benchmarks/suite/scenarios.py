@@ -23,6 +23,14 @@ ABLATIONS = (
     "ems_fl_frequency", "ems_fl_gate_norm",
 )  # fmt: skip
 """Run with the settings of `ems_fl`."""
+ON_TEXTS = (
+    "ems_fl", "fedavg", "fedavg_fill", "fedprox", "fedasync", "fedbuff", "central_same_steps",
+    "central_all_steps",
+)  # fmt: skip
+ABLATIONS_ON_TEXTS = (
+    "ems_fl_no_gate", "ems_fl_gate_only", "ems_fl_frozen_shared", "ems_fl_random",
+)  # fmt: skip
+"""Runs on texts take minutes."""
 MAPPED = ("ems_fl", "fedavg", "fedavg_fill", "fedasync", "fedbuff")
 MAPPED_ABLATIONS = ("ems_fl_no_gate", "ems_fl_random")
 
@@ -37,7 +45,10 @@ class Scenario:
     overrides: tuple[str, ...] = ()
     trained: tuple[str, ...] = TRAINED
     ablations: tuple[str, ...] = ABLATIONS
-    optimizer: str = "sgd"
+    regime: str = "sgd"
+    """Names the ranges of learning rate and local steps that the search covers."""
+    num_points: int = 12
+    """In the search, for each method."""
     tuned_as: str | None = None
     """The scenario whose settings it uses; None: its own."""
 
@@ -50,6 +61,12 @@ class Scenario:
     def config(self) -> Path:
         """The file that the overrides apply to."""
         return CONFIGS / f"{self.base}.yaml"
+
+
+def _on_texts(name: str, regime: str) -> Scenario:
+    return Scenario(
+        name, name, trained=ON_TEXTS, ablations=ABLATIONS_ON_TEXTS, regime=regime, num_points=8
+    )
 
 
 ROTATED = Scenario("mnist_rotated", "mnist_rotated")
@@ -74,8 +91,8 @@ COVERAGE = Scenario(
 MAIN = (
     ROTATED,
     Scenario("mnist_labels", "mnist_labels"),
-    Scenario("sentiment", "sentiment", optimizer="adam"),
-    Scenario("language_model", "language_model", optimizer="adam"),
+    _on_texts("sentiment", "fine_tuning"),
+    _on_texts("language_model", "adam"),
     COVERAGE,
 )
 

@@ -1,8 +1,9 @@
 """Tune every method with the same number of points, drawn from its own space by one fixed rule.
 
 The rule, laid down before any curve of these searches was seen: the points of a method are the
-first `num_points` of a scrambled Sobol sequence (seed 0) over its space below; the winner has the
-best final value on the validation split, meant over the tuning seeds. Nothing else counts.
+first ones of a scrambled Sobol sequence (seed 0) over its space below, as many as the scenario says
+for every method; the winner has the best final value on the validation split, meant over the tuning
+seeds. Nothing else counts.
 """
 
 from __future__ import annotations
@@ -55,16 +56,16 @@ class Choice:
 
 
 Space = dict[str, Log | Whole | Choice]
-RATES = {"sgd": Log(0.003, 0.4), "adam": Log(1e-4, 1e-2)}
+RATES = {"sgd": Log(5e-4, 0.4), "fine_tuning": Log(1e-5, 1e-3), "adam": Log(2e-4, 2e-2)}
 """Learning rate: the same range for every method."""
-STEPS = {"sgd": Whole(8, 120), "adam": Whole(2, 32)}
+STEPS = {"sgd": Whole(8, 120), "fine_tuning": Whole(2, 32), "adam": Whole(2, 32)}
 """Local steps before an upload, where they are fixed."""
 STALENESS = Choice((0.0, 0.5, 1.0))
 
 
-def space_of(method: str, optimizer: str) -> Space:
+def space_of(method: str, regime: str) -> Space:
     """Return what is searched for a method."""
-    steps = STEPS[optimizer]
+    steps = STEPS[regime]
     own: dict[str, Space] = {
         "ems_fl": {"shared_lr_factor": Log(0.03, 1.0)},
         "fedavg": {"local_steps": steps},
@@ -75,12 +76,12 @@ def space_of(method: str, optimizer: str) -> Space:
         "fedbuff": {"buffer_size": Choice((1, 2, 3, 4)), "server_learning_rate": Log(0.3, 1.0)},
         "fedmoe": {"local_steps": steps},
     }
-    return {"learning_rate": RATES[optimizer], **own.get(method, {})}
+    return {"learning_rate": RATES[regime], **own.get(method, {})}
 
 
-def candidates(method: str, optimizer: str, num_points: int) -> list[dict[str, Any]]:
+def candidates(method: str, regime: str, num_points: int) -> list[dict[str, Any]]:
     """Return the settings to try; the same ones on every call."""
-    space = space_of(method, optimizer)
+    space = space_of(method, regime)
     shares = qmc.Sobol(len(space), seed=0).random(num_points)
     return [
         {key: axis.at(share) for (key, axis), share in zip(space.items(), row, strict=True)}
@@ -91,7 +92,6 @@ def candidates(method: str, optimizer: str, num_points: int) -> list[dict[str, A
 def tune(
     scenarios: Sequence[Scenario],
     out: Path,
-    num_points: int,
     workers: int,
     extra: Sequence[str] = (),
     seeds: Sequence[int] = TUNING_SEEDS,
@@ -105,7 +105,8 @@ def tune(
     points = []
     for scenario in scenarios:
         for method in scenario.trained:
-            for index, settings in enumerate(candidates(method, scenario.optimizer, num_points)):
+            tried = candidates(method, scenario.regime, scenario.num_points)
+            for index, settings in enumerate(tried):
                 for seed in seeds:
                     name = f"{scenario.name}-{method}-{index}-{seed}"
                     jobs[name] = (scenario.name, method, index, seed)
@@ -118,9 +119,7 @@ def tune(
         print(f"tuned {done} of {len(points)}: {point.name}", flush=True)
 
     results = run_points(points, out, workers, tell)
-    return {
-        scenario.name: _choose(scenario, results, jobs, num_points, seeds) for scenario in scenarios
-    }
+    return {scenario.name: _choose(scenario, results, jobs, seeds) for scenario in scenarios}
 
 
 def _point(
@@ -141,14 +140,14 @@ def _choose(
     scenario: Scenario,
     results: dict[str, RunResult],
     jobs: dict[str, tuple[str, str, int, int]],
-    num_points: int,
     seeds: Sequence[int],
 ) -> dict[str, Any]:
     methods: dict[str, Any] = {}
     metric = "accuracy"
     for method in scenario.trained:
         rows = []
-        for index, settings in enumerate(candidates(method, scenario.optimizer, num_points)):
+        tried = candidates(method, scenario.regime, scenario.num_points)
+        for index, settings in enumerate(tried):
             finals = [
                 results[name].methods[method].final_accuracy.mean
                 for name, job in jobs.items()
@@ -158,7 +157,12 @@ def _choose(
             rows.append({"settings": settings, "final_per_seed": finals, "final": _mean(finals)})
         best = rows[METRICS[metric].best([row["final"] for row in rows])]
         methods[method] = {"chosen": best["settings"], "final": best["final"], "points": rows}
-    return {"metric": metric, "seeds": list(seeds), "num_points": num_points, "methods": methods}
+    return {
+        "metric": metric,
+        "seeds": list(seeds),
+        "num_points": scenario.num_points,
+        "methods": methods,
+    }
 
 
 def _mean(values: Sequence[float]) -> float:
