@@ -47,7 +47,7 @@ class Scenario:
     ablations: tuple[str, ...] = ABLATIONS
     regime: str = "sgd"
     """Names the ranges of learning rate and local steps that the search covers."""
-    num_points: int = 12
+    num_points: int = 16
     """In the search, for each method."""
     tuned_as: str | None = None
     """The scenario whose settings it uses; None: its own."""
