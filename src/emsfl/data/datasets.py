@@ -26,9 +26,19 @@ def load_data(
 
     Raises:
         DataError: the data are not there and cannot be got.
-        ConfigError: the parts leave too few samples for the devices, or the model does not read
-            such data.
+        ConfigError: the parts leave too few samples for the devices, the model does not read such
+            data, or an absent cluster takes part.
     """
+    absent = config.split.absent
+    twice = [name for at, name in enumerate(absent) if name in (*clusters, *absent[:at])]
+    if twice:
+        raise ConfigError(f"data.split.absent: {twice[0]!r} is a site or named twice; leave it out")
+    return _divided(config, [*clusters, *absent], seed, tokenise).without(absent)
+
+
+def _divided(
+    config: DataConfig, clusters: Sequence[str], seed: int, tokenise: Tokenise | None
+) -> FederatedData:
     if isinstance(config, MnistRotatedConfig | MnistLabelsConfig):
         if tokenise is not None:
             raise ConfigError(

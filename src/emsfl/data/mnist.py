@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from emsfl.data.config import MnistLabelsConfig, MnistRotatedConfig
 from emsfl.data.partition import IntArray, partition_dirichlet, partition_mixed
@@ -14,7 +15,6 @@ from emsfl.data.pool import Pool, Sizes, divide, holdings
 from emsfl.data.samples import FederatedData, Samples
 from emsfl.errors import ConfigError, DataError
 
-ROTATIONS = ("rotated_0", "rotated_90", "rotated_180", "rotated_270")
 DIGITS = tuple(str(digit) for digit in range(10))
 
 
@@ -26,6 +26,8 @@ def load_rotated(config: MnistRotatedConfig, clusters: Sequence[str], seed: int)
         ConfigError: the splits leave too few samples for the devices.
     """
     images, labels = read_mnist()
+    turn_deg = 360 / config.num_rotations
+    rotations = tuple(f"rotated_{n * turn_deg:g}" for n in range(config.num_rotations))
     generator = np.random.default_rng([seed, 1])
     order = generator.permutation(len(labels))
     cuts = np.cumsum([config.num_public, config.num_validation, config.num_test])
@@ -38,13 +40,13 @@ def load_rotated(config: MnistRotatedConfig, clusters: Sequence[str], seed: int)
         )
     every_image = Samples(inputs=images, labels=labels)
     angle = np.zeros(len(labels), dtype=np.int64)
-    """Of each tuning image."""
+    """Of each tuning image, in turns of `turn_deg`."""
     if config.split.alpha is None:
         held = np.array_split(tuning, len(clusters))
         for index, rows in enumerate(held):
-            angle[rows] = index % len(ROTATIONS)
+            angle[rows] = index % len(rotations)
     else:
-        for index, rows in enumerate(np.array_split(tuning, len(ROTATIONS))):
+        for index, rows in enumerate(np.array_split(tuning, len(rotations))):
             angle[rows] = index
         shares = partition_mixed(angle[tuning], len(clusters), config.split.alpha, generator)
         held = [tuning[share] for share in shares]
@@ -58,7 +60,7 @@ def load_rotated(config: MnistRotatedConfig, clusters: Sequence[str], seed: int)
         members[name] = [rows[part] for part in parts]
     used = sorted(set(angle[tuning].tolist()))
     pieces = [
-        rotate(every_image.take(part), number)
+        rotate(every_image.take(part), number * turn_deg)
         for number, part in zip(used, np.array_split(public, len(used)), strict=True)
     ]
     return FederatedData(
@@ -68,17 +70,17 @@ def load_rotated(config: MnistRotatedConfig, clusters: Sequence[str], seed: int)
             labels=np.concatenate([piece.labels for piece in pieces]),
         ),
         shards={
-            name: tuple(_turned(every_image.take(rows), angle[rows]) for rows in devices)
+            name: tuple(_turned(every_image.take(rows), angle[rows] * turn_deg) for rows in devices)
             for name, devices in members.items()
         },
         domain_of={
-            name: ROTATIONS[np.bincount(angle[np.concatenate(devices)]).argmax()]
+            name: rotations[np.bincount(angle[np.concatenate(devices)]).argmax()]
             for name, devices in members.items()
         },
-        validation={ROTATIONS[n]: rotate(every_image.take(validation), n) for n in used},
-        test={ROTATIONS[n]: rotate(every_image.take(test), n) for n in used},
+        validation={rotations[n]: rotate(every_image.take(validation), n * turn_deg) for n in used},
+        test={rotations[n]: rotate(every_image.take(test), n * turn_deg) for n in used},
         holdings=holdings(
-            ROTATIONS,
+            rotations,
             DIGITS,
             angle,
             labels,
@@ -130,15 +132,24 @@ def read_mnist() -> tuple[NDArray[np.float32], IntArray]:
     return images, np.asarray(labels, dtype=np.int64)
 
 
-def rotate(samples: Samples, quarters: int) -> Samples:
-    """Turn every image counter-clockwise by `quarters` right angles."""
-    turned = np.rot90(samples.inputs, quarters, axes=(1, 2))
-    return Samples(inputs=np.ascontiguousarray(turned), labels=samples.labels)
+def rotate(samples: Samples, angle_deg: float) -> Samples:
+    """Turn every image counter-clockwise; pixels are interpolated but for right angles."""
+    return Samples(inputs=_rotated(samples.inputs, angle_deg), labels=samples.labels)
 
 
-def _turned(samples: Samples, quarters: IntArray) -> Samples:
-    """Turn every image by its own number of right angles, changing `samples`."""
-    for number in np.unique(quarters):
-        chosen = quarters == number
-        samples.inputs[chosen] = np.rot90(samples.inputs[chosen], number, axes=(1, 2))
+def _rotated(images: NDArray[np.float32], angle_deg: float) -> NDArray[np.float32]:
+    """Return the images [N, 28, 28] turned about their middle; what comes in is background."""
+    if angle_deg % 90 == 0:
+        return np.ascontiguousarray(np.rot90(images, round(angle_deg / 90), axes=(1, 2)))
+    turned: NDArray[np.float32] = ndimage.rotate(
+        images, angle_deg, axes=(2, 1), reshape=False, order=1
+    )
+    return turned
+
+
+def _turned(samples: Samples, angle_deg: NDArray[np.floating]) -> Samples:
+    """Turn every image by its own angle, changing `samples`."""
+    for angle in np.unique(angle_deg).tolist():
+        chosen = angle_deg == angle
+        samples.inputs[chosen] = _rotated(samples.inputs[chosen], angle)
     return samples

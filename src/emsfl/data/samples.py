@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,14 @@ class FederatedData:
     test: dict[str, Samples]
     """Per domain; for results only."""
     holdings: Holdings | None = field(default=None, compare=False)
+
+    def without(self, clusters: Collection[str]) -> FederatedData:
+        """Return the same data where `clusters` take no part; all else stays."""
+        return replace(
+            self,
+            shards={name: held for name, held in self.shards.items() if name not in clusters},
+            domain_of={name: d for name, d in self.domain_of.items() if name not in clusters},
+        )
 
     def hash(self) -> str:
         """Return the SHA-256 of every array, in a fixed order."""
