@@ -3,8 +3,8 @@
 Run: python benchmarks/language_gates.py [--seeds 10 11] [--workers 1] [--points 8] [--json FILE]
      [--set model.max_tokens=32 ...]
 
-EMS-FL of configs/language_model.yaml is trained once per seed; on a grid of virtual times the
-merged model is judged under every gate on validation data, in bits per byte (lower is better).
+EMS-FL of configs/evidence/language_model.yaml is trained once per seed; on a grid of virtual times
+the merged model is judged under every gate on validation data, in bits per byte (lower is better).
 Beside it: the sub-models on their own domain with each stand-in for missing experts, before any
 tuning. Seeds that results are reported on are not to be used here.
 """
@@ -37,7 +37,7 @@ from emsfl.simulate import Scenario, Simulation, open_executor, prepare
 from emsfl.simulate.judge import Judge, evaluation_times
 from emsfl.training import EvaluateTask
 
-CONFIG = Path(__file__).parent.parent / "configs" / "language_model.yaml"
+CONFIG = Path(__file__).parent.parent / "configs/evidence/language_model.yaml"
 CALIBRATION = 256
 """Sentences per cluster on which experts' mean outputs are measured."""
 

@@ -9,7 +9,7 @@ from emsfl.errors import ConfigError
 from emsfl.experiment import load
 
 DEMO = Path(__file__).parents[2] / "configs/demo.yaml"
-SENTIMENT = DEMO.with_name("sentiment.yaml")
+SENTIMENT = DEMO.parent / "evidence/sentiment.yaml"
 
 
 def test_sections_without_a_name_are_the_default_family():

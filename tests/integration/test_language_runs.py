@@ -9,7 +9,7 @@ import pytest
 import emsfl
 from emsfl.experiment import load
 
-CONFIG = Path(__file__).parents[2] / "configs/language_model.yaml"
+CONFIG = Path(__file__).parents[2] / "configs/evidence/language_model.yaml"
 METHODS = ["ems_fl", "ems_fl_no_gate", "fedasync"]
 
 

@@ -13,7 +13,7 @@ from emsfl.experiment import load
 from emsfl.moe import make_spec
 from tests.reference.tiny_models import WORDS, save_dense
 
-SENTIMENT = Path(__file__).parents[2] / "configs/sentiment.yaml"
+SENTIMENT = Path(__file__).parents[2] / "configs/evidence/sentiment.yaml"
 METHODS = ["ems_fl", "fedavg_fill"]
 
 
