@@ -3,10 +3,11 @@
     python benchmarks/evidence.py [--scenarios mnist_rotated,sentiment] [--seeds 0,1,2]
         [--quick] [--json FILE] [--workers 2]
 
-Settings are those that the search found (benchmarks/results/tuning.json). With --tune the search
-is run again first: the same number of points for every method, on the validation split, with other
-seeds than those reported. Every run is a folder below --out, so an interrupted suite goes on where
-it was. benchmarks/evidence_page.py makes docs/evidence.md of the rows.
+Settings are those that the search found (benchmarks/results/tuning.json); most scenarios of the map
+use those of rotated MNIST. With --tune the search is run again first for scenarios with settings of
+their own: the same number of points for every method, on the validation split, with other seeds
+than those reported. Every run is a folder below --out, so an interrupted suite goes on where it
+was. benchmarks/evidence_page.py makes docs/evidence.md of the rows.
 """
 
 from __future__ import annotations
@@ -14,16 +15,26 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from emsfl.files import write_json, write_text
 from suite.rows import collect
-from suite.scenarios import CONFIGS, MAIN, MAP, ROOT, SCENARIOS, TEST_SEEDS, Scenario
+from suite.scenarios import (
+    CONFIGS,
+    MAIN,
+    MAPPED_SCENARIOS,
+    ROOT,
+    SCENARIOS,
+    TEST_SEEDS,
+    Scenario,
+)
 from suite.tuning import tune
 
 RESULTS = ROOT / "benchmarks/results"
 QUICK = ("orbit.hours=24", "data.num_test=200", "simulate.evaluation_points=8")
+QUICK_ABLATIONS = ("ems_fl_no_gate",)
 QUICK_METHODS = ("ems_fl", "fedavg", "fedavg_fill", "fedasync", "fedbuff", "central_all_steps")
 
 
@@ -34,24 +45,25 @@ def main() -> None:
     scenarios = [SCENARIOS[name] for name in names]
     extra = list(arguments.set)
     if arguments.quick:
-        scenarios = [Scenario(s.name, s.base, s.overrides, QUICK_METHODS, ("ems_fl_no_gate",),
-                              s.optimizer) for s in scenarios]  # fmt: skip
+        scenarios = [_quick(scenario) for scenario in scenarios]
         extra += QUICK
     path = RESULTS / "tuning.json"
     tuning: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if arguments.tune:
+        searched = [scenario for scenario in scenarios if scenario.tuned_as is None]
         tuning |= tune(
-            scenarios, arguments.out / "tuning", arguments.points, arguments.workers, extra
+            searched, arguments.out / "tuning", arguments.points, arguments.workers, extra
         )
         write_json(path, tuning)
-        for scenario in scenarios:
-            if scenario in MAIN:
+        for scenario in searched:
+            if scenario in MAIN and not scenario.overrides:
                 _freeze(scenario, tuning[scenario.name])
     if arguments.search_only:
         return
-    missing = [s.name for s in scenarios if s.name not in tuning]
+    missing = sorted({s.tuned_name for s in scenarios} - tuning.keys())
     if missing:
-        raise SystemExit(f"error: {', '.join(missing)}: not tuned yet; add --tune")
+        listed = ",".join(missing)
+        raise SystemExit(f"error: not tuned yet; run: evidence.py --tune --scenarios {listed}")
     folder = arguments.out / ("quick" if arguments.quick else "rows")
     rows = collect(scenarios, tuning, folder, arguments.seeds, arguments.workers, extra)
     target = arguments.json or (arguments.out / "quick.json" if arguments.quick else None)
@@ -62,6 +74,12 @@ def main() -> None:
     write_json(target, {"rows": rows})
     _print(rows, names)
     print(f"rows: {target}")
+
+
+def _quick(scenario: Scenario) -> Scenario:
+    methods = tuple(name for name in QUICK_METHODS if name in scenario.trained)
+    ablations = tuple(name for name in QUICK_ABLATIONS if name in scenario.ablations)
+    return replace(scenario, trained=methods, ablations=ablations)
 
 
 def _arguments() -> argparse.Namespace:
@@ -85,7 +103,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _names(text: str) -> list[str]:
-    names = [s.name for axis in MAP.values() for s in axis] if text == "map" else text.split(",")
+    names = [s.name for s in MAPPED_SCENARIOS] if text == "map" else text.split(",")
     unknown = [name for name in names if name not in SCENARIOS]
     if unknown:
         raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(SCENARIOS)}")

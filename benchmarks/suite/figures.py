@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,24 +52,24 @@ def draw_curves(rows: list[Row], path: Path) -> None:
     _save(figure, path)
 
 
-def draw_map(axis_name: str, names: Sequence[str], rows: list[Row], path: Path) -> None:
-    """Draw the final metric of every method over one axis of the map."""
+def draw_map(name: str, points: Mapping[str, list[Row]], path: Path) -> None:
+    """Draw the final metric of every method over an axis: the rows by what differs, in order."""
+    rows = [row for mine in points.values() for row in mine]
     metric = METRICS[rows[0]["metric"]]
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    styles = method_styles(methods)
+    labels = {row["method"]: row["label"] for row in rows}
+    styles = method_styles(list(labels))
     figure, axis = plt.subplots(figsize=(6.5, 3.8))
-    for method in methods:
-        points = [
-            [metric.scale * r["final"] for r in rows
-             if r["scenario"] == name and r["method"] == method] for name in names
-        ]  # fmt: skip
-        label = next(row["label"] for row in rows if row["method"] == method)
+    for method, label in labels.items():
+        finals = [
+            [metric.scale * row["final"] for row in mine if row["method"] == method] or [np.nan]
+            for mine in points.values()
+        ]
         style = styles[method]
-        axis.errorbar(range(len(names)), [np.mean(p) for p in points],
-                      [np.std(p) for p in points], color=style.light, ls=DASHES[style.dash],
+        axis.errorbar(range(len(points)), [np.mean(f) for f in finals],
+                      [np.std(f) for f in finals], color=style.light, ls=DASHES[style.dash],
                       capsize=2, lw=1.4, label=label)  # fmt: skip
-    axis.set_xticks(range(len(names)), [name.split("_", 1)[1].replace("_", " ") for name in names])
-    axis.set_xlabel(axis_name)
+    axis.set_xticks(range(len(points)), list(points))
+    axis.set_xlabel(name)
     axis.set_ylabel(metric.axis_title)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7, frameon=False)

@@ -10,8 +10,9 @@ from typing import Any
 from emsfl.results.metric import METRICS, Metric
 from emsfl.results.summary import spread
 from emsfl.results.wording import MISSING, amount, listing
+from suite.coverage import coverage_table
 from suite.figures import draw_curves, draw_map
-from suite.scenarios import ABLATIONS, MAIN, MAP
+from suite.scenarios import ABLATIONS, COVERAGE, MAIN, MAP, MAPPED, MAPPED_ABLATIONS, Scenario
 from suite.targets import TARGETS, Target, verdict
 
 Row = dict[str, Any]
@@ -27,6 +28,10 @@ results are on test data with seeds {seeds}: mean ± standard deviation. The tar
 the final value of the better FedAvg form of each seed. Made with {versions}.
 """
 
+MAP_HEAD = """## Where EMS-FL wins and loses
+
+One thing differs from rotated MNIST."""
+
 
 def write_page(rows: list[Row], tuning: dict[str, Any], path: Path) -> None:
     """Write the page and its figures beside it."""
@@ -38,19 +43,9 @@ def write_page(rows: list[Row], tuning: dict[str, Any], path: Path) -> None:
         if mine:
             draw_curves(mine, figures / f"evidence-{scenario.name}.svg")
             parts.append(_section(scenario.name, mine, tuning))
-    mapped = {
-        axis: [s.name for s in points if any(row["scenario"] == s.name for row in rows)]
-        for axis, points in MAP.items()
-    }
-    if any(mapped.values()):
-        parts.append("## Where EMS-FL wins and loses\n\nOne thing differs from rotated MNIST.")
-        for axis, names in mapped.items():
-            if names:
-                chosen = [row for row in rows if row["scenario"] in names]
-                image = figures / f"map-{axis.replace(' ', '-')}.svg"
-                draw_map(axis, names, chosen, image)
-                parts.append(f"### {axis.capitalize()}\n\n![{axis}](figures/{image.name})")
-                parts.append(_map_table(names, chosen))
+        if mine and scenario is COVERAGE:
+            parts.append(coverage_table(rows))
+    parts += _map(rows, figures)
     absent = [s.name for s in MAIN if all(row["scenario"] != s.name for row in rows)]
     if absent:
         parts.append(f"Not measured yet: {listing(absent)}.")
@@ -167,18 +162,42 @@ def _settings(tuned: dict[str, Any]) -> str:
     return "; ".join(shown) + "."
 
 
-def _map_table(names: Sequence[str], rows: list[Row]) -> str:
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    labels = {row["method"]: row["label"] for row in rows}
-    lines = [
-        "| scenario | " + " | ".join(labels[m] for m in methods) + " |",
-        "| --- " + "| ---: " * len(methods) + "|",
-    ]
-    for name in names:
-        cells = []
-        for method in methods:
-            mine = [r for r in rows if r["scenario"] == name and r["method"] == method]
-            metric = METRICS[mine[0]["metric"]]
-            cells.append(metric.spread(spread([r["final"] for r in mine])) if mine else MISSING)
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+def _map(rows: list[Row], figures: Path) -> list[str]:
+    parts = []
+    for axis in MAP:
+        points = {label: _mapped_rows(rows, s) for label, s in axis.points.items()}
+        points = {label: mine for label, mine in points.items() if mine}
+        if all(axis.points[label] in MAIN for label in points):
+            continue
+        image = figures / f"map-{axis.name.replace(' ', '-')}.svg"
+        draw_map(axis.name, points, image)
+        parts.append(f"### {axis.name.capitalize()}")
+        parts += [axis.note] if axis.note else []
+        parts.append(f"![{axis.name}](figures/{image.name})")
+        parts.append(_map_table(points))
+        parts.append(_tuned_as([axis.points[label] for label in points]))
+    return [MAP_HEAD, *parts] if parts else []
+
+
+def _mapped_rows(rows: list[Row], scenario: Scenario) -> list[Row]:
+    shown = (*MAPPED, *MAPPED_ABLATIONS)
+    return [r for r in rows if r["scenario"] == scenario.name and r["method"] in shown]
+
+
+def _map_table(points: dict[str, list[Row]]) -> str:
+    labels = {row["method"]: row["label"] for mine in points.values() for row in mine}
+    lines = ["| | " + " | ".join(labels.values()) + " |", "| --- " + "| ---: " * len(labels) + "|"]
+    for label, mine in points.items():
+        metric = METRICS[mine[0]["metric"]]
+        finals = [[row["final"] for row in mine if row["method"] == method] for method in labels]
+        cells = [metric.spread(spread(found)) if found else MISSING for found in finals]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _tuned_as(scenarios: Sequence[Scenario]) -> str:
+    users: dict[str, list[str]] = {}
+    for scenario in scenarios:
+        users.setdefault(scenario.tuned_name, []).append(scenario.name)
+    told = [f"{listing(names)} from the search on {source}" for source, names in users.items()]
+    return f"Settings: {'; '.join(told)}."

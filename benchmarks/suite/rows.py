@@ -33,7 +33,7 @@ def collect(
         for names in _arms([*scenario.trained, *scenario.ablations]):
             for seed in seeds:
                 name = f"{scenario.name}-{names[0]}-{seed}"
-                overrides = [*scenario.overrides, *extra, *chosen(tuning, scenario.name)]
+                overrides = [*scenario.overrides, *extra, *chosen(tuning, scenario)]
                 config = load(scenario.config, overrides, names, [seed])
                 points.append(Point(name, {}, config))
                 labels[name] = (scenario.name, seed)
@@ -52,11 +52,11 @@ def collect(
     return rows
 
 
-def chosen(tuning: dict[str, Any], scenario: str) -> list[str]:
-    """Return the tuned settings of a scenario as overrides."""
+def chosen(tuning: dict[str, Any], scenario: Scenario) -> list[str]:
+    """Return the tuned settings that a scenario uses, as overrides."""
     return [
         f"method_settings.{method}.{key}={value!r}"
-        for method, found in tuning[scenario]["methods"].items()
+        for method, found in tuning[scenario.tuned_name]["methods"].items()
         for key, value in found["chosen"].items()
     ]
 
