@@ -12,6 +12,7 @@ from emsfl.results.summary import spread
 from emsfl.results.wording import MISSING, amount, listing
 from suite.coverage import coverage_table
 from suite.figures import draw_curves, draw_map
+from suite.overhead import overhead_table
 from suite.scenarios import ABLATIONS, COVERAGE, MAIN, MAP, MAPPED, MAPPED_ABLATIONS, Scenario
 from suite.targets import TARGETS, Target, verdict
 
@@ -43,7 +44,7 @@ def write_page(rows: list[Row], tuning: dict[str, Any], path: Path) -> None:
         mine = [row for row in rows if row["scenario"] == scenario.name]
         if mine:
             draw_curves(mine, figures / f"evidence-{scenario.name}.svg")
-            parts.append(_section(scenario.name, mine, tuning))
+            parts.append(_section(scenario, mine, tuning))
         if mine and scenario is COVERAGE:
             parts.append(coverage_table(rows))
     parts += _map(rows, figures)
@@ -65,7 +66,8 @@ def _head(rows: list[Row], tuning: dict[str, Any]) -> str:
     )
 
 
-def _section(name: str, rows: list[Row], tuning: dict[str, Any]) -> str:
+def _section(scenario: Scenario, rows: list[Row], tuning: dict[str, Any]) -> str:
+    name = scenario.name
     metric = METRICS[rows[0]["metric"]]
     better = "higher" if metric.higher_is_better else "lower"
     parts = [
@@ -74,6 +76,7 @@ def _section(name: str, rows: list[Row], tuning: dict[str, Any]) -> str:
         f"![curves of {name}](figures/evidence-{name}.svg)",
         _main_table(rows, metric),
         _cost_table(rows),
+        overhead_table(scenario, rows),
     ]
     targets = [target for target in TARGETS if target.scenario == name]
     if targets:
@@ -121,9 +124,8 @@ def _mean_time(rows: Sequence[Row]) -> float | None:
 
 def _cost_table(rows: list[Row]) -> str:
     lines = [
-        "| method | upload, MB | MB per upload | download, MB | TFLOP | kJ | parameters trained "
-        "| optimiser, MB | memory, MB |",
-        "| --- " + "| ---: " * 8 + "|",
+        "| method | upload, MB | MB per upload | download, MB | TFLOP | kJ |",
+        "| --- " + "| ---: " * 5 + "|",
     ]
     for mine in _methods(rows).values():
         if mine[0]["method"] in ABLATIONS:
@@ -134,12 +136,9 @@ def _cost_table(rows: list[Row]) -> str:
             _mean(mine, "downloaded_bytes", 1e6),
             _mean(mine, "device_flops", 1e12),
             _mean(mine, "energy_J", 1e3),
-            f"{mine[0]['peak_trainable_parameters']:,}",
-            _mean(mine, "optimizer_bytes", 1e6),
-            _mean(mine, "peak_bytes", 1e6),
         ]
         lines.append(f"| {mine[0]['label']} | {' | '.join(figures)} |")
-    return "\n".join(lines) + "\n\nMemory and parameters: the most that one device needs."
+    return "\n".join(lines) + "\n\nOf the whole federation and time."
 
 
 def _mean(rows: Sequence[Row], key: str, unit: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,15 +86,18 @@ def verdict(target: Target, rows: Sequence[Row]) -> tuple[str, bool] | None:
 
 
 def _time_share(own: Sequence[Row], rival: Sequence[Row], metric: str) -> float | None:
-    """Return EMS-FL's mean time to the rival's final values over the rival's own mean time."""
+    """Return EMS-FL's mean time to the rival's final values over the rival's own mean time.
+
+    None: not reached with every seed; infinity: the rival ends no better than it begins.
+    """
     finals = {row["seed"]: row["final"] for row in rival}
     ours = [_first(row["curve"], finals[row["seed"]], metric) for row in own]
     theirs = [_first(row["curve"], finals[row["seed"]], metric) for row in rival]
     if None in ours or None in theirs:
         return None
-    return statistics.fmean(t for t in ours if t is not None) / statistics.fmean(
-        t for t in theirs if t is not None
-    )
+    rivals_s = statistics.fmean(t for t in theirs if t is not None)
+    own_s = statistics.fmean(t for t in ours if t is not None)
+    return own_s / rivals_s if rivals_s else math.inf
 
 
 def _first(curve: Sequence[Sequence[float]], goal: float, metric: str) -> float | None:

@@ -145,7 +145,7 @@ def _execute(
         for seed in config.seeds:
             scenario = scenario_of(config, plan, seed, executor)
             if scenario.data.holdings is not None:
-                scenario.data.holdings.save(folder.path / "split" / f"seed{seed}.npz")
+                scenario.data.holdings.save(folder.split_path(seed))
             outcome.add_seed(scenario, executor)
             for trained, names in arms.items():
                 arm = Arm(trained, names, scenario, config.method_settings)

@@ -2,8 +2,10 @@ import base64
 import gzip
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import plotly.graph_objects as go
 import plotly.offline
 import pytest
@@ -12,6 +14,7 @@ from tests.results.example_run import SITES, example_result
 from emsfl.errors import RunFolderError
 from emsfl.results import RunFolder, render_report, write_report
 from emsfl.results.labels import is_ablation, method_styles
+from emsfl.results.split import Split
 
 ALL = tuple(example_result().methods)
 VOID = {"meta", "input", "line", "br", "hr", "img", "link"}
@@ -157,6 +160,34 @@ def test_findings_config_provenance_and_owners_are_on_the_page(page):
     assert len(cells) == 2 * 2 * 16  # two distinct assignments of two layers with 16 experts
     assert any(title.endswith(SITES[2]) for title in cells)
     assert any(title.endswith("nobody") for title in cells)
+
+
+def test_the_split_is_drawn_device_by_device(tmp_path):
+    devices = ("Svalbard 1", "Svalbard 2", "Pilbara 1")
+    split = Split(
+        devices=devices,
+        domains=("rotated_0", "rotated_90"),
+        classes=tuple("0123456789"),
+        counts=np.arange(60).reshape(3, 2, 10),
+    )
+    np.savez(tmp_path / "split.npz", rows=np.arange(3), **vars(split))
+    split = Split.load(tmp_path / "split.npz")
+    page = Page(render_report(example_result(), split))
+    charts = json.loads(page.text_by_id["charts"])
+    for kind, axis, names in (
+        ("domain", 2, ["rotated 0", "rotated 90"]),
+        ("label", 1, list("0123456789")),
+    ):
+        chart = charts[f"split-{kind}"]
+        go.Figure(json.loads(re.sub(r'"\$[\w-]+"', '"#123456"', json.dumps(chart))))
+        assert [trace["name"] for trace in chart["data"]] == names
+        drawn = np.array([trace["x"] for trace in chart["data"]]).T
+        assert np.array_equal(drawn, split.counts.sum(axis))
+        assert all(tuple(trace["y"]) == devices for trace in chart["data"])
+        assert any(attrs.get("id") == f"chart-split-{kind}" for attrs in page.all("div"))
+    alike = replace(split, domains=("all",), counts=split.counts.sum(1, keepdims=True))
+    charts = json.loads(Page(render_report(example_result(), alike)).text_by_id["charts"])
+    assert "split-domain" not in charts, "one domain is nothing to compare"
 
 
 def test_a_name_cannot_break_out_of_the_page():

@@ -62,7 +62,7 @@ def quality_by_domain(result: RunResult) -> Chart:
                 "width": 0,
             }
         traces.append(trace)
-    layout = _layout("", metric.axis_title)
+    layout = plain_layout("", metric.axis_title)
     layout |= {"barmode": "group", "bargap": 0.22, "bargroupgap": 0.06}
     layout["yaxis"]["rangemode"] = "tozero"
     layout["margin"]["b"] = 28
@@ -103,7 +103,7 @@ def contact_timeline(result: RunResult) -> Chart:
         }
     ]
     traces += [_uploads(result, name, rows) for name in uploading_methods(result)]
-    layout = _layout("virtual time, h", "")
+    layout = plain_layout("virtual time, h", "")
     layout |= {"barmode": "overlay", "hovermode": "closest"}
     layout["yaxis"] |= {
         "tickvals": list(rows.values()),
@@ -182,7 +182,7 @@ def _curves(
         if len(result.seeds) > 1:
             bands.append(_band(name, method, xs, metric))
         lines.append(_line(name, method, xs, styles[name], x_unit, metric))
-    layout = _layout(x_title, f"merged model: {metric.axis_title}")
+    layout = plain_layout(x_title, f"merged model: {metric.axis_title}")
     layout["xaxis"]["rangemode"] = "tozero"
     if result.target_accuracy is not None:
         target = metric.scale * _mean(result.target_accuracy)
@@ -273,7 +273,8 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _layout(x_title: str, y_title: str) -> Chart:
+def plain_layout(x_title: str, y_title: str) -> Chart:
+    """Return the look that all charts of the page share."""
     axis = {
         "gridcolor": "$grid",
         "zerolinecolor": "$grid",

@@ -30,6 +30,7 @@ from emsfl.results.labels import CLUSTER_COLOURS, is_ablation, method_styles
 from emsfl.results.metric import metric_of
 from emsfl.results.run_folder import RunFolder
 from emsfl.results.schema import Assignment, RunResult
+from emsfl.results.split import Split, split_charts
 from emsfl.results.tables import (
     TextTable,
     contact_table,
@@ -74,12 +75,15 @@ def write_report(folder: RunFolder) -> Path:
     Raises:
         RunFolderError: the run has no readable result.
     """
-    write_text(folder.report_path, render_report(folder.read_result()))
+    result = folder.read_result()
+    path = folder.split_path(result.seeds[0])
+    split = Split.load(path) if path.is_file() else None
+    write_text(folder.report_path, render_report(result, split))
     return folder.report_path
 
 
-def render_report(result: RunResult) -> str:
-    """Return the page as HTML."""
+def render_report(result: RunResult, split: Split | None = None) -> str:
+    """Return the page as HTML; `split` is the first seed's, where it is known."""
     environment = Environment(
         loader=PackageLoader("emsfl.results", "templates"),
         autoescape=True,
@@ -93,6 +97,8 @@ def render_report(result: RunResult) -> str:
         "domains": quality_by_domain(result),
         "contacts": contact_timeline(result),
     }
+    split_kinds = split_charts(split) if split else {}
+    charts |= {f"split-{kind}": chart for kind, chart in split_kinds.items()}
     return environment.get_template("report.html.j2").render(
         result=result,
         facts=_facts(result),
@@ -109,6 +115,7 @@ def render_report(result: RunResult) -> str:
         contacts=contact_table(result),
         uploads=upload_table(result),
         upload_methods=uploading_methods(result),
+        split_kinds=list(split_kinds),
         num_days=math.ceil(end_h(result) / 24),
         target=target_note(result),
         assignments=_assignments(result),

@@ -87,6 +87,10 @@ class RunFolder:
         """The folder of the checkpoints; `read_checkpoint` and `write_checkpoint` serve it."""
         return self.path / "checkpoints"
 
+    def split_path(self, seed: int) -> Path:
+        """Return where it stands who held what in the repetition with this seed."""
+        return self.path / "split" / f"seed{seed}.npz"
+
     @property
     def result_path(self) -> Path:
         """The result; it exists once the run is finished."""

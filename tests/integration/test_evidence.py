@@ -1,0 +1,54 @@
+"""The suite behind the evidence: rows do not depend on the number of processes, and make a page."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from emsfl.experiment import load
+from tests.integration.test_runs import SMALL
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+EXTRA = [text for text in SMALL if "method_settings" not in text]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _importable():
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("mlxtend")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield
+
+
+def test_one_process_and_two_find_the_same_rows_and_the_page_shows_them(tmp_path):
+    from suite.page import write_page
+    from suite.rows import collect
+    from suite.scenarios import COVERAGE, ROTATED
+    from suite.tuning import tune
+
+    few = {"trained": ("ems_fl", "fedavg_fill"), "ablations": ("ems_fl_no_gate",)}
+    rotated = replace(ROTATED, **few)
+    scenarios = [rotated, replace(COVERAGE, **few, tuned_as=rotated.name)]
+    tuning = tune([rotated], tmp_path / "tuning", 1, workers=1, extra=EXTRA)
+    rows, again = (
+        collect(scenarios, tuning, tmp_path / f"rows{workers}", [0], workers, EXTRA)
+        for workers in (1, 2)
+    )
+    assert again == rows
+    assert len({(row["scenario"], row["method"]) for row in rows}) == len(rows) == 6
+    write_page(rows, tuning, tmp_path / "evidence.md")
+    page = (tmp_path / "evidence.md").read_text()
+    for row in rows:
+        assert f"| {100 * row['final']:.1f} |" in page
+    assert "| two, terrestrial | EMS-FL |" in page
+    assert "Overhead per device" in page
+
+
+def test_every_scenario_is_a_config_and_its_settings_come_from_a_search_of_its_own():
+    from suite.scenarios import MAP, SCENARIOS
+
+    for scenario in SCENARIOS.values():
+        load(scenario.config, scenario.overrides, [*scenario.trained, *scenario.ablations])
+        assert SCENARIOS[scenario.tuned_name].tuned_as is None
+    assert all(SCENARIOS[s.name] == s for axis in MAP for s in axis.points.values())
