@@ -17,12 +17,12 @@ from tests.simulate.test_simulate import SETTINGS, finish
 ALONE = [name for name, entry in METHODS.items() if entry.venue is not Venue.CONTACTS]
 
 
-def alone(scenario, name):
+def alone(scenario, name, settings=SETTINGS):
     entry = METHODS[name]
     federation = scenario.federation
     if entry.venue is not Venue.SITES:
         federation = pooled(federation)
-    method = entry.build(federation, scenario.training, SETTINGS)
+    method = entry.build(federation, scenario.training, settings)
     times_s = evaluation_times(scenario.plan.duration_s, 6)
     judge = Judge(
         {name: True},
@@ -96,6 +96,16 @@ def test_cap_between_contacts_holds_without_a_network_too(scenario):
     sim = finish(alone(replace(scenario, config=config), "local"))
     # Two contacts each: three gaps of two steps.
     assert [c.cluster.devices[0].num_steps for c in sim.trainers] == [6, 6]
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_training_that_diverges_leaves_the_last_good_state(uneven, name):
+    own = getattr(SETTINGS, name).model_copy(update={"learning_rate": 1e30})
+    too_fast = SETTINGS.model_copy(update={name: own})
+    sim = finish(alone(uneven, name, too_fast))
+    assert sim.ledger.num_refused > 0
+    kept = sim.method.submodel(sim.trainers[0].cluster.name)[0]
+    assert all(torch.isfinite(tensor).all() for tensor in kept.values())
 
 
 def test_nothing_is_sent_and_computing_is_charged(uneven):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from emsfl.data import Samples
+from emsfl.errors import UpdateRefusedError
 from emsfl.methods import Cluster, CostModel, Device, Federation, Method, Venue, make_cluster
 from emsfl.simulate.gateway import LocalGateway
 from emsfl.simulate.judge import Judge
@@ -92,8 +93,7 @@ class AloneSimulation:
             trainer.train(self._target(trainer) - trainer.cluster.devices[0].num_steps)
         for trainer in self.trainers:
             if trainer.steps_under_way:
-                trainer.answer()
-                self.method.receive(trainer.update())
+                self._keep(trainer)
                 self._go_on(trainer)
         self.judge.evaluate(self.now_s, self.method, self.ledger, self.executor)
         self.num_evaluated += 1
@@ -133,6 +133,14 @@ class AloneSimulation:
             federation=self.method.federation,
             training=self.scenario.training,
         )
+
+    def _keep(self, trainer: LocalGateway) -> None:
+        """Keep what was trained; what has diverged is counted and the last good state stays."""
+        trainer.answer()
+        try:
+            self.method.receive(trainer.update())
+        except UpdateRefusedError:
+            self.ledger.num_refused += 1
 
     def _go_on(self, trainer: LocalGateway) -> None:
         """Give the trainer its next work, at no transfer."""
