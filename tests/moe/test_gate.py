@@ -9,6 +9,7 @@ from scipy.stats import multivariate_normal
 
 from emsfl.moe import (
     DomainStatistics,
+    GateKind,
     ImageClassifier,
     PatchMoEConfig,
     fit_gate,
@@ -53,6 +54,24 @@ def test_posterior_matches_scipy(features):
         joint.append(multivariate_normal(mean, covariance).logpdf(points.numpy()))
     expected = torch.tensor(np.array(joint).T).log_softmax(-1).clamp_min(-30)
     torch.testing.assert_close(gate.log_posterior(points), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_a_linear_gate_has_the_clusters_mean_covariance(features):
+    gate = fit_gate([DomainStatistics.of(f) for f in features], OWNER)
+    plain, same, linear = gate.variants([GateKind.PLAIN, GateKind.QDA, GateKind.LDA])
+    assert plain is None
+    assert same is gate
+    factors = torch.linalg.inv(gate.whiteners)
+    shared = (factors @ factors.mT).mean(0)
+    x = torch.cat(features)[::37]
+    densities = np.stack([multivariate_normal(m, shared).logpdf(x) for m in gate.means], 1)
+    expected = torch.from_numpy(densities).log_softmax(-1).clamp_min(-30)
+    torch.testing.assert_close(linear.log_posterior(x), expected)
+    # Linear: the log odds of a point half way are half way.
+    ends = torch.tensor([[0.5, 0.0, 0.0], [1.5, 1.0, 0.0]])
+    odds = linear.log_posterior(torch.cat([ends, ends.mean(0, keepdim=True)]))
+    odds = odds[:, 0] - odds[:, 1]
+    torch.testing.assert_close(odds[2], odds[:2].mean())
 
 
 def test_gated_probabilities_are_hierarchical(features):

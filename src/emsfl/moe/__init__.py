@@ -10,7 +10,14 @@ from emsfl.moe.config import (
     TextClassifierConfig,
 )
 from emsfl.moe.factory import experts_per_layer, make_spec, tokenise_for
-from emsfl.moe.gate import DomainGate, DomainStatistics, fit_gate, gate_features, gated
+from emsfl.moe.gate import (
+    DomainGate,
+    DomainStatistics,
+    GateKind,
+    fit_gate,
+    gate_features,
+    gated,
+)
 from emsfl.moe.gate_text import TextGate, TextGateKind, TextStatistics
 from emsfl.moe.gate_wrapper import load_gated
 from emsfl.moe.image_classifier import ImageClassifier
@@ -24,6 +31,7 @@ __all__ = [
     "CausalLmConfig",
     "DomainGate",
     "DomainStatistics",
+    "GateKind",
     "ImageClassifier",
     "Metric",
     "MoELayout",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from emsfl.config import ConfigModel
+from emsfl.moe.gate import GateKind
 from emsfl.moe.gate_text import TextGateConfig
 
 DEFAULT_KIND = "patch_moe"
@@ -22,6 +23,14 @@ class PretrainConfig(ConfigModel):
     load_balancing: float = Field(default=0.01, ge=0)
     """Weight of the auxiliary loss that spreads tokens over experts (Switch, arXiv 2101.03961,
     eq. 4); large values work against specialised experts."""
+
+
+class GateConfig(ConfigModel):
+    """How the merged model of EMS-FL knows whose input it sees."""
+
+    kinds: tuple[GateKind, ...] = Field(default=(GateKind.QDA,), min_length=1)
+    """One is used. Of several (`plain`, `qda`, `lda`), the one that does best on validation data at
+    that time."""
 
 
 class PatchMoEConfig(ConfigModel):
@@ -40,6 +49,7 @@ class PatchMoEConfig(ConfigModel):
     """Experts per layer."""
     top_k: int = Field(default=2, ge=1, le=64)
     """Experts that each token uses."""
+    gate: GateConfig = GateConfig()
     pretrain: PretrainConfig = PretrainConfig()
 
     @model_validator(mode="after")
@@ -69,6 +79,7 @@ class TextClassifierConfig(ConfigModel):
     itself (for methods that split no experts)."""
     top_k: int = Field(default=2, ge=1, le=64)
     """Experts that each token uses."""
+    gate: GateConfig = GateConfig()
     pretrain: PretrainConfig = PretrainConfig(load_balancing=0.0)
     """Of the classifier alone: all else is pre-trained."""
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, Self
 
 import torch
@@ -27,6 +28,17 @@ SHRINKAGE = 0.2
 RIDGE = 1e-3
 """Share of the mean variance added to the diagonal."""
 MIN_LOG_POSTERIOR = -30.0
+
+
+class GateKind(StrEnum):
+    """How the merged model of a classifier is routed."""
+
+    PLAIN = "plain"
+    """By its own router."""
+    QDA = "qda"
+    """By the posterior with a covariance for each cluster."""
+    LDA = "lda"
+    """By the posterior with one covariance for all: linear in the features."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,22 @@ class DomainGate:
         distances = torch.einsum("ncd,ced->nce", centred, self.whiteners).square().sum(-1)
         log_joint = self.log_scale - 0.5 * distances
         return log_joint.log_softmax(-1).clamp_min(MIN_LOG_POSTERIOR)
+
+    def variants(self, kinds: Sequence[GateKind]) -> list[DomainGate | None]:
+        """Return the gate in each of the kinds; None for the plain router."""
+        made = {GateKind.PLAIN: lambda: None, GateKind.QDA: lambda: self, GateKind.LDA: self.linear}
+        return [made[kind]() for kind in kinds]
+
+    def linear(self) -> DomainGate:
+        """Return the gate whose only covariance is the mean of those of all clusters."""
+        factors = torch.linalg.inv(self.whiteners)
+        covariance = (factors @ factors.mT).mean(0)
+        whitener = torch.linalg.inv(torch.linalg.cholesky(covariance))
+        return replace(
+            self,
+            whiteners=whitener.expand_as(self.whiteners),
+            log_scale=torch.zeros_like(self.log_scale),
+        )
 
     def gated_logits(self, layer: int, logits: Tensor, log_posterior: Tensor) -> Tensor:
         """Return gated router logits [T, E] from the router's own and log p(c | input) [T, C]."""

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from emsfl.moe.adapter import MoELayout, State, find_moe_layers
 from emsfl.moe.config import PatchMoEConfig
+from emsfl.moe.gate import DomainGate
 from emsfl.moe.model_spec import ModelSpec
 from emsfl.moe.patch_moe import PatchMoE
 from emsfl.moe.skeleton import stamp
@@ -67,8 +68,12 @@ class ImageClassifier(ModelSpec):
         return float((model(inputs).argmax(-1) == labels).sum()), float(len(labels))
 
     def fingerprint(self) -> list[Any]:
-        """See `ModelSpec.fingerprint`."""
-        return [self.config.model_dump(mode="json"), self.num_classes]
+        """See `ModelSpec.fingerprint`; the gate changes nothing at the start."""
+        return [self.config.model_dump(mode="json", exclude={"gate"}), self.num_classes]
+
+    def gates(self, gate: DomainGate) -> list[DomainGate | None]:
+        """See `ModelSpec.gates`."""
+        return gate.variants(self.config.gate.kinds)
 
 
 @functools.lru_cache(maxsize=16)

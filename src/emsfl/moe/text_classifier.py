@@ -91,8 +91,8 @@ class TextClassifier(ModelSpec):
         return float((_logits(model, inputs).argmax(-1) == labels).sum()), float(len(labels))
 
     def fingerprint(self) -> list[Any]:
-        """See `ModelSpec.fingerprint`; the encoder counts by its weights."""
-        fields = self.config.model_dump(mode="json")
+        """See `ModelSpec.fingerprint`; the encoder counts by its weights, the gate not at all."""
+        fields = self.config.model_dump(mode="json", exclude={"gate"})
         fields["encoder"] = encoder_hash(self.config.encoder)
         return [fields, self.num_classes, import_transformers().__version__]
 
@@ -104,6 +104,10 @@ class TextClassifier(ModelSpec):
         """Return the mean of the frozen part's output over tokens, which tuning does not move."""
         del pretrained
         return inputs.means()
+
+    def gates(self, gate: DomainGate) -> list[DomainGate | None]:
+        """See `ModelSpec.gates`."""
+        return gate.variants(self.config.gate.kinds)
 
     def gated(
         self, model: nn.Module, gate: DomainGate, pretrained: nn.Module, inputs: TokenStates
