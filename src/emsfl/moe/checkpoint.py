@@ -65,11 +65,16 @@ class Checkpoint:
             [[name, t.dtype, list(t.shape)] for name, t in sorted(self.tensors.items())]
         )
 
-    def file_hashes(self, progress: Progress = lambda _count: None) -> dict[str, str]:
-        """Return the SHA-256 of every tensor file; reads all bytes once."""
+    def file_hashes(self, progress: Progress, *, once: bool) -> dict[str, str]:
+        """Return the SHA-256 of every tensor file.
+
+        Args:
+            progress: told of all bytes read.
+            once: whether most of the bytes are not read again soon.
+        """
         with file_pool() as pool:
             paths = [self.folder / name for name in self.headers]
-            hashes = pool.map(lambda path: sha256_of_file(path, progress), paths)
+            hashes = pool.map(lambda path: sha256_of_file(path, progress, once=once), paths)
             return dict(zip(self.headers, hashes, strict=True))
 
 
