@@ -70,6 +70,7 @@ def test_from_inspect_to_fold_gate(tmp_path: Path, run: Run, capsys: Any) -> Non
     assert plan["owned_bytes"] == {"north": budget, "south": budget}
     parts = run("split", base, "--assignment", assignment, "--out", tmp_path / "parts")["parts"]
     assert [part["cluster"] for part in parts] == list(clusters)
+    assert all(set(x) == {"cluster", "folder", "num_bytes", "was_there"} for x in parts)
     before = run("evaluate", base, "--data", held_out)["domains"]
     updates = []
     for name in clusters:
@@ -78,8 +79,14 @@ def test_from_inspect_to_fold_gate(tmp_path: Path, run: Run, capsys: Any) -> Non
             "tune", tmp_path / "parts" / name, "--data", data, "--domain", name, "--steps", 25,
             "--learning-rate", 1e-2, "--out", updates[-1],
         )  # fmt: skip
+        assert set(tuned) == {
+            "folder", "cluster", "num_steps", "resumed_at_step", "mean_loss", "update_bytes",
+            "was_there",
+        }  # fmt: skip
         assert tuned["num_steps"] == 25 and tuned["mean_loss"] < before[name]["loss"]
     merged = run("merge", base, *updates, "--out", tmp_path / "merged")
+    fields = {"folder", "num_bytes", "files", "clusters", "has_gate", "was_there"}
+    assert set(merged) == fields and not merged["was_there"]
     assert merged["has_gate"] and merged["clusters"] == list(clusters)
     gated = run("evaluate", tmp_path / "merged", "--data", held_out)
     plain = run("evaluate", tmp_path / "merged", "--data", held_out, "--no-gate")
