@@ -5,7 +5,9 @@ Run: python benchmarks/checkpoint_streaming.py [--layers 16] [--folder DIR] [--j
 Needs about 45 GB of disk for the 13.8 GB of OLMoE-1B-7B (16 layers), all of it removed at the end.
 A copy is timed by `shutil.copyfile` and `fsync`, since split and merge end with `fsync` too; rates
 are bytes written per second. Copies are made before, between and after, and a rate is divided by
-the mean of the copies beside it, for the speed of shared machines drifts. Then a split and a merge
+the mean of the copies beside it, for the speed of shared machines drifts. The split leaves the
+hashes of the checkpoint's files in the cache, where the merge finds them; "anew" is a merge without
+them. Then a split and a merge
 are killed (SIGKILL) half-way and started again, and every file of their results is compared with
 the first ones by SHA-256, read back from disk.
 """
@@ -71,6 +73,7 @@ def main() -> None:
 def measure(work: Path, num_layers: int) -> dict[str, Any]:
     """Return all figures."""
     base, parts, merged = work / "base", work / "parts", work / "merged"
+    os.environ["EMSFL_CACHE_DIR"] = str(work / "cache")
     make_checkpoint(base, num_layers)
     write_assignment(work, base)
     split = ["split", str(base), "--assignment", str(work / "assignment.json"), "--json"]
@@ -83,12 +86,18 @@ def measure(work: Path, num_layers: int) -> dict[str, Any]:
     hashes = hashes_below(merged)
     shutil.rmtree(merged)
     copies.append(timed_copy(base, work / "copy"))
-    rows = [copies[0], split_row, copies[1], merge_row, copies[2]]
+    shutil.rmtree(work / "cache")
+    anew_row = timed(*merge, "--out", str(merged)) | {"bytes": total_bytes(merged)}
+    shutil.rmtree(merged)
+    copies.append(timed_copy(base, work / "copy"))
+    rows = [copies[0], split_row, copies[1], merge_row, copies[2], anew_row, copies[3]]
     for row in rows:
         row["rate"] = row["bytes"] / row["seconds"]
-    for row, before, after in ((split_row, *copies[:2]), (merge_row, *copies[1:])):
+    for row, before, after in zip(
+        (split_row, merge_row, anew_row), copies, copies[1:], strict=False
+    ):
         row["of_a_copy"] = 2 * row["rate"] / (before["rate"] + after["rate"])
-    names = ("copy", "split", "copy", "merge", "copy")
+    names = ("copy", "split", "copy", "merge", "copy", "anew", "copy")
     killed = {"merge": killed_and_again(merge, merged, hashes, merge_row["bytes"] // 2)}
     shutil.rmtree(merged)
     expected = hashes_below(parts)

@@ -31,5 +31,5 @@ class RunFolderError(UserError):
     """A folder that is not a run, or a result written by a newer schema."""
 
 
-class UpdateRefusedError(EmsflError):
+class UpdateRefusedError(UserError):
     """An update that must not be merged: not finite, wrong shape, or not this cluster's experts."""

@@ -93,8 +93,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (UserError("no such thing"), 2, "error: no such thing"),
         (ConfigError("two\n  lines"), 2, "error: two lines"),
-        (UpdateRefusedError("not finite"), 1, "error: not finite"),
+        (UpdateRefusedError("not finite"), 2, "error: not finite"),
         (EmsflError("ours"), 1, "error: ours"),
+        (PermissionError(13, "Permission denied", "/x"), 2, "error: /x: Permission denied"),
+        (OSError(28, "No space left"), 1, "error: the system says: [Errno 28] No space left"),
         (
             ZeroDivisionError("division by zero"),
             1,

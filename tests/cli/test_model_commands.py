@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 from collections.abc import Callable
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tests.reference.tiny_models import WORDS, make_assignment, save_dense, save_model
+from transformers.utils import logging
 
 from emsfl.cli import call
 from emsfl.moe.manifests import write_document
+from emsfl.moe.tensor_files import sha256_of_file
 
 Run = Callable[..., Any]
 
@@ -66,6 +70,7 @@ def test_from_inspect_to_fold_gate(tmp_path: Path, run: Run, capsys: Any) -> Non
     assert plan["owned_bytes"] == {"north": budget, "south": budget}
     parts = run("split", base, "--assignment", assignment, "--out", tmp_path / "parts")["parts"]
     assert [part["cluster"] for part in parts] == list(clusters)
+    assert all(set(x) == {"cluster", "folder", "num_bytes", "was_there"} for x in parts)
     before = run("evaluate", base, "--data", held_out)["domains"]
     updates = []
     for name in clusters:
@@ -74,8 +79,14 @@ def test_from_inspect_to_fold_gate(tmp_path: Path, run: Run, capsys: Any) -> Non
             "tune", tmp_path / "parts" / name, "--data", data, "--domain", name, "--steps", 25,
             "--learning-rate", 1e-2, "--out", updates[-1],
         )  # fmt: skip
+        assert set(tuned) == {
+            "folder", "cluster", "num_steps", "resumed_at_step", "mean_loss", "update_bytes",
+            "was_there",
+        }  # fmt: skip
         assert tuned["num_steps"] == 25 and tuned["mean_loss"] < before[name]["loss"]
     merged = run("merge", base, *updates, "--out", tmp_path / "merged")
+    fields = {"folder", "num_bytes", "files", "clusters", "has_gate", "was_there"}
+    assert set(merged) == fields and not merged["was_there"]
     assert merged["has_gate"] and merged["clusters"] == list(clusters)
     gated = run("evaluate", tmp_path / "merged", "--data", held_out)
     plain = run("evaluate", tmp_path / "merged", "--data", held_out, "--no-gate")
@@ -154,6 +165,60 @@ def base_and_parts(tmp_path: Path, run: Run) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("score base --data empty.jsonl --cluster a --out s.json", "empty.jsonl cannot be read"),
+        ("score base --data blank.jsonl --cluster a --out s.json", "'' has no tokens"),
+        ("score base --data numbers.jsonl --cluster a --out s.json", "no texts or images but int"),
+        ("score base --data rows.jsonl --cluster a/b --out s.json", "cluster name 'a/b' may hold"),
+        ("score base --data rows.jsonl --cluster a --out base", "'--out': File"),
+        ("score base --data rows.jsonl --cluster a --out s.json --domain-column x", "no column"),
+        ("score grown --data rows.jsonl --cluster a --out s.json", "mismatched keys"),
+        ("split base --assignment assignment.json --out rows.jsonl", "Not a directory"),
+        ("split base --assignment rows.jsonl --out p", "rows.jsonl cannot be read"),
+        ("split grown --assignment assignment.json --out rows.jsonl/p", "Not a directory"),
+        ("tune parts/a --data numbers.jsonl --out u", "no texts or images but int"),
+        ("tune parts/a --data rows.jsonl --out rows.jsonl/u", "Not a directory"),
+        ("tune parts/a --data rows.jsonl --out u --steps 9 --learning-rate 1e30", "the loss is"),
+        ("tune few --data rows.jsonl --out u", "its experts are not those of the sub-model"),
+        ("merge base --updates parts/a --out rows.jsonl/m", "Not a directory"),
+        ("evaluate cut --data rows.jsonl", "it is damaged or cut off"),
+        ("evaluate pickled --data rows.jsonl", "holds pickle files"),
+        ("evaluate grown --data rows.jsonl", "mismatched keys"),
+        ("inspect ill_typed", "expected int, got str"),
+        ("upcycle base --out m --labels a,a", "two or more different names"),
+    ],
+)
+def test_bad_input_beside_good_is_one_line_and_leaves_nothing(
+    base_and_parts: Path, monkeypatch: Any, capsys: Any, words: str, message: str
+) -> None:
+    monkeypatch.chdir(base_and_parts)
+    # As the command line has it, which imports transformers later than these tests do.
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    for name, config in (("grown", {"hidden_size": 24}), ("ill_typed", {"hidden_size": "x"})):
+        tree = json.loads(Path("base/config.json").read_text())
+        shutil.copytree("base", name)
+        Path(name, "config.json").write_text(json.dumps(tree | config))
+    for name, damage in (("cut", cut_off), ("pickled", pickle_it)):
+        shutil.copytree("base", name)
+        damage(Path(name))
+    shutil.copytree("parts/a", "few")
+    tree = json.loads(Path("few/emsfl.json").read_text())
+    tree["layers"][0]["owned"].pop()
+    Path("few/emsfl.json").write_text(json.dumps(tree))
+    write_rows(Path("rows.jsonl"), 0)
+    Path("empty.jsonl").touch()
+    Path("blank.jsonl").write_text('{"text": ""}\n')
+    Path("numbers.jsonl").write_text('{"text": 5}\n')
+    before = sorted(Path().rglob("*"))
+    assert call(words.split()) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and error.startswith("error: ")
+    assert sorted(Path().rglob("*")) == before
+
+
 def cut_off(folder: Path) -> None:
     path = sorted(folder.glob("*.safetensors"))[0]
     path.write_bytes(path.read_bytes()[:-3])
@@ -164,6 +229,16 @@ def flip_a_bit(folder: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(data)
+
+
+def lose_a_value(folder: Path) -> None:
+    path = sorted(folder.glob("*.safetensors"))[0]
+    tensors = load_file(path)
+    next(iter(tensors.values())).view(-1)[3] = math.nan
+    save_file(tensors, path)
+    tree = json.loads((folder / "emsfl.json").read_text())
+    tree["files"][path.name] = sha256_of_file(path)
+    (folder / "emsfl.json").write_text(json.dumps(tree))
 
 
 def lie_in_the_manifest(folder: Path) -> None:
@@ -191,6 +266,7 @@ def pickle_it(folder: Path) -> None:
         ("base", cut_off, "it is damaged or cut off; fetch it again"),
         ("parts/b", flip_a_bit, "is not the file that emsfl.json lists"),
         ("base", flip_a_bit, "the updates are for base model"),
+        ("parts/b", lose_a_value, "holds a value that is not finite"),
         ("parts/b", lie_in_the_manifest, "expert ids must ascend within 0..7"),
         ("parts/b", claim_anothers_expert, "claimed by the updates of both a and b"),
         ("parts/b", pickle_it, "holds pickle files (pytorch_model.bin), which can run code"),

@@ -21,7 +21,7 @@ from typer.main import get_command
 from typer.models import ArgumentInfo
 
 import emsfl
-from emsfl.errors import EmsflError
+from emsfl.errors import EmsflError, UserError
 
 COMMANDS = {
     "run": "Run the experiment of a config file; write a run folder.",
@@ -156,6 +156,10 @@ def call(arguments: list[str]) -> int:
         # The interpreter flushes once more at its end: give it somewhere to write to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
+    except OSError as error:
+        if error.filename is None:
+            return _report(error, f"the system says: {error}", EXIT_FAILURE)
+        return _report(error, f"{error.filename}: {error.strerror}", UserError.exit_code)
     except Exception as error:  # noqa: BLE001 - the last resort: anything unforeseen ends here
         hint = f"{type(error).__name__}: {error} (set {DEBUG_VARIABLE}=1 to see the traceback)"
         return _report(error, f"unexpected {hint}", EXIT_FAILURE)

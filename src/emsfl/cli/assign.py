@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from emsfl.cli.model_options import AsJson, Out, human_bytes, print_json, print_table
+from emsfl.cli.model_options import AsJson, OutFile, human_bytes, print_json, print_table
 
 
 def assign(
@@ -17,7 +17,7 @@ def assign(
     model: Annotated[
         str, typer.Option(help="The model that was scored: folder or hub name.", show_default=False)
     ],
-    out: Out,
+    out: OutFile,
     budget_bytes: Annotated[
         list[str] | None,
         typer.Option(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Commands show their own progress and errors; read by these packages when they are imported.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 Model = Annotated[
@@ -32,6 +33,9 @@ Data = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Where to write.", show_default=False)]
+OutFile = Annotated[
+    Path, typer.Option("--out", help="Where to write.", show_default=False, dir_okay=False)
+]
 InputColumn = Annotated[
     str | None, typer.Option(help="Column of texts or images. Default: text, sentence or image.")
 ]

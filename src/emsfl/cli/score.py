@@ -18,7 +18,7 @@ from emsfl.cli.model_options import (
     Limit,
     MaxLength,
     Model,
-    Out,
+    OutFile,
     Split,
     load_rows,
     print_json,
@@ -39,7 +39,7 @@ def score(
     model: Model,
     data: Data,
     cluster: Annotated[str, typer.Option(help="Whose data it is.", show_default=False)],
-    out: Out,
+    out: OutFile,
     kind: Annotated[Kind, typer.Option(help="What is counted per expert.")] = Kind.MEAN_GATE,
     statistics: Annotated[
         bool,

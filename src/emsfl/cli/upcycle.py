@@ -38,7 +38,7 @@ def upcycle(
         num_experts=experts,
         top_k=top_k,
         layers=numbers,
-        labels=tuple(labels.split(",")) if labels else (),
+        labels=() if labels is None else tuple(labels.split(",")),
         seed=seed,
     )
     run(resolve_folder(model), out, settings)

@@ -83,7 +83,8 @@ def read_table(source: str, columns: Columns, *, split: str = "train") -> Table:
         split: of a data set that has splits.
 
     Raises:
-        DataError: no such source, a column that is not there, or no sample.
+        DataError: no such source, a column that is not there, no sample, or inputs that are
+            neither texts nor images.
     """
     path = Path(source)
     table = _local(path) if path.is_file() else _data_set(source, path, split)
@@ -97,6 +98,9 @@ def read_table(source: str, columns: Columns, *, split: str = "train") -> Table:
     for row, sample in enumerate(zip(*filter(None, values), strict=True)):
         if any(value is None for value in sample):
             raise DataError(f"{source}: row {row} has an empty field")
+        if not (isinstance(sample[0], str) or hasattr(sample[0], "tobytes")):
+            kind = type(sample[0]).__name__
+            raise DataError(f"{source}: column {inputs} holds no texts or images but {kind}")
     return Table(
         inputs=tuple(values[0]),
         labels=None if label is None else tuple(str(value) for value in values[1]),

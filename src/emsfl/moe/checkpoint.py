@@ -17,7 +17,8 @@ from torch import nn
 from emsfl.errors import DataError
 from emsfl.files import sha256_of
 from emsfl.moe.adapter import MoELayerInfo, MoELayout, expert_axis, find_moe_layers
-from emsfl.moe.tensor_files import Progress, StoredTensor, read_header, sha256_of_file
+from emsfl.moe.file_hashes import known_sha256
+from emsfl.moe.tensor_files import Progress, StoredTensor, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -65,11 +66,16 @@ class Checkpoint:
             [[name, t.dtype, list(t.shape)] for name, t in sorted(self.tensors.items())]
         )
 
-    def file_hashes(self, progress: Progress = lambda _count: None) -> dict[str, str]:
-        """Return the SHA-256 of every tensor file; reads all bytes once."""
+    def file_hashes(self, progress: Progress, *, once: bool) -> dict[str, str]:
+        """Return the SHA-256 of every tensor file; one that is known from before is not read.
+
+        Args:
+            progress: told of all bytes read.
+            once: whether most of the bytes are not read again soon.
+        """
         with file_pool() as pool:
             paths = [self.folder / name for name in self.headers]
-            hashes = pool.map(lambda path: sha256_of_file(path, progress), paths)
+            hashes = pool.map(lambda path: known_sha256(path, progress, once=once), paths)
             return dict(zip(self.headers, hashes, strict=True))
 
 

@@ -99,7 +99,7 @@ def merge_checkpoint(
     )
     if out.exists():
         return _existing(out, plan_sha256, updates)
-    actual = BaseModelInfo.of(folder.name, base.file_hashes(progress))
+    actual = BaseModelInfo.of(folder.name, base.file_hashes(progress, once=True))
     expected = updates[0].manifest.base
     if actual.sha256 != expected.sha256:
         raise DataError(

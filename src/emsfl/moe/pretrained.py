@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from emsfl.errors import DataError
+from emsfl.moe.checkpoint import open_checkpoint
 
 CARRIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".py")
 """Small files that travel with a checkpoint: configurations, tokenizer, chat template, code."""
@@ -95,20 +96,24 @@ def load_model(folder: Path, dtype: torch.dtype | None = None) -> nn.Module:
         dtype: floating-point type to hold the weights in; default: as stored.
 
     Raises:
-        DataError: tensors that the class needs are missing or do not fit.
+        DataError: tensor files that are no safetensors or are damaged, or tensors that the class
+            needs are missing or do not fit.
     """
+    open_checkpoint(folder)
     config = _config(folder)
     model, info = _model_class(folder, config).from_pretrained(
         folder,
         config=config,
         dtype=dtype or "auto",
         use_safetensors=True,
+        ignore_mismatched_sizes=True,  # to name one below, in place of a table on stderr
         local_files_only=True,
         output_loading_info=True,
     )
     for problem in ("missing_keys", "mismatched_keys", "error_msgs"):
         if info[problem]:
-            raise DataError(f"{folder}: {problem.replace('_', ' ')}: {sorted(info[problem])[0]}")
+            first = str(sorted(info[problem])[0])
+            raise DataError(f"{folder}: {problem.replace('_', ' ')}: {first}")
     loaded: nn.Module = model.eval()
     return loaded
 
@@ -166,10 +171,11 @@ def carried_files(folder: Path, *, with_index: bool = False) -> list[Path]:
 def _config(folder: Path) -> Any:
     read_json(folder / "config.json")
     transformers = import_transformers()
+    ill_typed = import_transformers("huggingface_hub.errors").StrictDataclassError
     _register_own(transformers)
     try:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ill_typed) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"{folder / 'config.json'} is no configuration known here: {reason}"

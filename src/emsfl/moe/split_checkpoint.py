@@ -84,7 +84,7 @@ def split_checkpoint(
     checkpoint = open_checkpoint(folder)
     layout = stored_layout(checkpoint, skeleton(folder))
     check_assignment(assignment, checkpoint, layout, full_config(folder))
-    base = BaseModelInfo.of(name, checkpoint.file_hashes(progress))
+    base = BaseModelInfo.of(name, checkpoint.file_hashes(progress, once=False))
     plans = [_Plan(checkpoint, layout, assignment, name, base) for name in assignment.clusters]
     there = {plan.cluster: _is_there(plan, out / plan.cluster) for plan in plans}
     missing = [plan for plan in plans if not there[plan.cluster]]

@@ -15,6 +15,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 22
 """Bytes that are held at a time while copying: few enough to stay in a processor's cache while they
 are read, hashed and written."""
+BLOCK_BYTES = 4096
+"""Direct reads and writes begin at multiples of this, in the file and in memory."""
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 
@@ -88,6 +91,32 @@ class ByteRange(NamedTuple):
                     self.watcher(start, chunk)
                 yield chunk
                 start += filled
+        finally:
+            os.close(handle)
+
+    def read_once(self, buffer: memoryview) -> Iterator[memoryview]:
+        """Yield the bytes in chunks, past the page cache where the system can do that.
+
+        For bytes that are not read again soon: of a large file, making room in the page cache and
+        copying out of it take as long as hashing.
+
+        Args:
+            buffer: from `aligned_buffer`; each chunk is valid until the next one is asked for.
+        """
+        handle = _open_direct(self.path, os.O_RDONLY)
+        try:
+            start, end = self.start, self.start + self.num_bytes
+            while start < end:
+                skipped = start % BLOCK_BYTES
+                wanted = -(-(skipped + end - start) // BLOCK_BYTES) * BLOCK_BYTES
+                filled = os.preadv(handle, [buffer[:wanted]], start - skipped)
+                chunk = buffer[skipped : min(filled, skipped + end - start)]
+                if not chunk:
+                    raise DataError(f"{self.path} ends at byte {start}, before {end}")
+                if self.watcher is not None:
+                    self.watcher(start, chunk)
+                yield chunk
+                start += len(chunk)
         finally:
             os.close(handle)
 
@@ -200,10 +229,24 @@ def _stored(path: Path, data_start: int, name: str, entry: Mapping[str, Any]) ->
     )
 
 
-def sha256_of_file(path: Path, progress: Progress = lambda _count: None) -> str:
-    """Return the SHA-256 (hex) of a file's bytes."""
+def aligned_buffer() -> memoryview:
+    """Return memory for direct reads: a chunk, and what comes before it in its first block."""
+    return memoryview(mmap.mmap(-1, CHUNK_BYTES + BLOCK_BYTES))
+
+
+def sha256_of_file(
+    path: Path, progress: Progress = lambda _count: None, *, once: bool = False
+) -> str:
+    """Return the SHA-256 (hex) of a file's bytes.
+
+    Args:
+        path: the file.
+        progress: told of all bytes read.
+        once: whether the bytes are not read again soon; then they stay out of the page cache.
+    """
     digest = hashlib.sha256()
-    for chunk in ByteRange(path, 0, path.stat().st_size).read():
+    whole = ByteRange(path, 0, path.stat().st_size)
+    for chunk in whole.read_once(aligned_buffer()) if once else whole.read():
         digest.update(chunk)
         progress(len(chunk))
     return digest.hexdigest()
@@ -251,7 +294,7 @@ def write_file(path: Path, header: bytes, tensors: Sequence[NewTensor], progress
 
 
 class _Sink:
-    """Gathers bytes into chunks; hashes and writes each while it is in the processor's cache.
+    """Gathers bytes into chunks; a thread hashes and writes each while the next one is gathered.
 
     Chunks go to the disk directly where the system can do that: files larger than memory would
     push everything else out of its page cache, and making room there takes longer than hashing.
@@ -261,22 +304,30 @@ class _Sink:
         self.digest = hashlib.sha256()
         self.num_taken = 0
         self._progress = progress
-        self._buffer = memoryview(mmap.mmap(-1, CHUNK_BYTES))  # aligned, as direct writes need it
+        self._read_buffer = aligned_buffer()
+        self._buffer, self._spare = (aligned_buffer()[:CHUNK_BYTES] for _ in range(2))
         self._filled = 0
-        self._file = _open_direct(path)
+        self._file = _open_direct(path, os.O_WRONLY)
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] = self._thread.submit(lambda: None)
 
     def __enter__(self) -> _Sink:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
         os.close(self._file)
 
     def take_range(self, piece: ByteRange) -> None:
-        """Append bytes of a file, read straight into the buffer."""
+        """Append bytes of a file; what is watched is taken to be read once."""
+        if piece.watcher is not None:
+            for chunk in piece.read_once(self._read_buffer):
+                self.take(chunk)
+            return
         done = 0
         while done < piece.num_bytes:
             room = self._buffer[self._filled : self._filled + piece.num_bytes - done]
-            part = ByteRange(piece.path, piece.start + done, len(room), piece.watcher)
+            part = ByteRange(piece.path, piece.start + done, len(room))
             for chunk in part.read(room):
                 self._count(len(chunk))
             done += len(room)
@@ -292,20 +343,21 @@ class _Sink:
 
     def finish(self) -> None:
         """Write what is left: no whole chunk, so not directly."""
+        self._writing.result()
         if hasattr(os, "O_DIRECT"):
             flags = fcntl.fcntl(self._file, fcntl.F_GETFL)
             fcntl.fcntl(self._file, fcntl.F_SETFL, flags & ~os.O_DIRECT)
-        self._flush()
+        self._hash_and_write(self._buffer[: self._filled])
 
     def _count(self, count: int) -> None:
         self._filled += count
         self.num_taken += count
         if self._filled == CHUNK_BYTES:
-            self._flush()
+            self._writing.result()
+            self._writing = self._thread.submit(self._hash_and_write, self._buffer)
+            self._buffer, self._spare, self._filled = self._spare, self._buffer, 0
 
-    def _flush(self) -> None:
-        view = self._buffer[: self._filled]
-        self._filled = 0
+    def _hash_and_write(self, view: memoryview) -> None:
         self.digest.update(view)
         while view:
             written = os.write(self._file, view)
@@ -313,9 +365,9 @@ class _Sink:
             self._progress(written)
 
 
-def _open_direct(path: Path) -> int:
-    """Open a file for writing without the page cache; with it where that cannot be had."""
+def _open_direct(path: Path, flags: int) -> int:
+    """Open a file past the page cache; through it where that cannot be had."""
     try:
-        return os.open(path, os.O_WRONLY | getattr(os, "O_DIRECT", 0))
+        return os.open(path, flags | getattr(os, "O_DIRECT", 0))
     except OSError:
-        return os.open(path, os.O_WRONLY)
+        return os.open(path, flags)

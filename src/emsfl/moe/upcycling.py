@@ -113,6 +113,9 @@ def upcycle(folder: Path, out: Path, settings: UpcycleSettings) -> None:
         raise ConfigError(
             f"top-k = {settings.top_k} must lie in 1..{settings.num_experts}, the experts"
         )
+    labels = settings.labels
+    if labels and (len(set(labels)) < max(2, len(labels)) or "" in labels):
+        raise ConfigError(f"labels = {','.join(labels)!r} must be two or more different names")
     if out.exists():
         raise DataError(f"{out} exists; remove it or choose another out")
     encoders = _modeling().ENCODERS

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from emsfl.errors import DataError, UpdateRefusedError
 from emsfl.moe.checkpoint import Checkpoint, Role, StoredLayout, open_checkpoint
@@ -22,6 +22,15 @@ from emsfl.moe.tensor_files import (
     StoredTensor,
 )
 
+INFINITY_BITS = {
+    "F64": 0x7FF0 << 48,
+    "F32": 0x7F80 << 16,
+    "F16": 0x7C00,
+    "BF16": 0x7F80,
+    "F8_E5M2": 0x7C,
+    "F8_E4M3": 0x7F,
+}
+"""Dtype -> the least bits of a positive value that is not finite."""
 GAP_BYTES = 1 << 24
 """Bytes that a check skips over by reading them itself."""
 
@@ -197,14 +206,15 @@ class FileCheck:
 
 
 def _finite(chunk: memoryview, dtype: str) -> bool:
-    kind = DTYPES[dtype]
-    if not kind.is_floating_point or not len(chunk):
+    infinity = INFINITY_BITS.get(dtype)
+    if infinity is None or not len(chunk):
         return True
-    values = torch.frombuffer(chunk, dtype=kind)
-    if kind.itemsize == 1:
-        values = values.float()
-    # The greatest absolute value is infinite or NaN exactly if one of the values is.
-    return bool(values.abs().max().isfinite())
+    # Ordered as integers, values that are not finite come last: the positive ones among signed
+    # integers, the negative ones among unsigned. Neither look makes a copy.
+    itemsize = DTYPES[dtype].itemsize
+    sign = 1 << (8 * itemsize - 1)
+    signed, unsigned = (np.frombuffer(chunk, f"<{kind}{itemsize}") for kind in "iu")
+    return int(signed.max()) < infinity and int(unsigned.max()) < sign + infinity
 
 
 def weights_of(updates: Sequence[Update]) -> Mapping[str, float]:

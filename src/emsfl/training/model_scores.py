@@ -15,7 +15,13 @@ from emsfl.moe.adapter import MoELayout, find_moe_layers
 from emsfl.moe.checkpoint import open_checkpoint
 from emsfl.moe.domain_statistics import save_statistics, statistics_path
 from emsfl.moe.gate_wrapper import StoredGate, gating, has_gate, read_gate
-from emsfl.moe.manifests import LayerScores, ScoresFile, StatisticsInfo, write_document
+from emsfl.moe.manifests import (
+    LayerScores,
+    ScoresFile,
+    StatisticsInfo,
+    check_cluster_name,
+    write_document,
+)
 from emsfl.moe.merge_checkpoint import owners_of
 from emsfl.moe.pretrained import load_model
 from emsfl.moe.pretrained_features import feature_tensors, sha256_of_tensors
@@ -56,8 +62,13 @@ def score_model(
         progress: told of samples done.
 
     Raises:
-        DataError: no MoE, or a table that does not fit the model's task.
+        DataError: no MoE, a table that does not fit the model's task, or a cluster's name that
+            cannot be a folder's.
     """
+    try:
+        check_cluster_name(cluster)
+    except ValueError as error:
+        raise DataError(str(error)) from None
     checkpoint = open_checkpoint(folder)
     model = load_model(folder)
     layout = find_moe_layers(model)

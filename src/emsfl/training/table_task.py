@@ -109,7 +109,11 @@ class TableTask:
         return known
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        """Return the samples `rows`, padded on the right to the longest."""
+        """Return the samples `rows`, padded on the right to the longest.
+
+        Raises:
+            DataError: texts without a token.
+        """
         samples = [self.table.inputs[row] for row in rows]
         labels = self.table.labels
         inputs = self._encoded(samples)
@@ -146,6 +150,8 @@ class TableTask:
             return_tensors="pt",
             return_token_type_ids=False,
         )
+        if not encoded["input_ids"].shape[1]:
+            raise DataError(f"the text {samples[0]!r} has no tokens; leave such rows out")
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 
 from emsfl.config import ConfigModel
 from emsfl.data.files import Table
-from emsfl.errors import DataError, UpdateRefusedError
+from emsfl.errors import DataError, EmsflError, UpdateRefusedError
 from emsfl.files import atomic_path, sha256_of
 from emsfl.moe.checkpoint import SINGLE_NAME, open_checkpoint
 from emsfl.moe.manifests import (
@@ -119,6 +120,7 @@ def tune(
             low_precision=settings.precision == "bf16",
             lora=lora,
         )
+        _check_layers(folder, manifest, tunable)
         task = TableTask(tunable.model, folder, table, settings.max_length)
         state = TuneState(
             tunable.trained,
@@ -128,7 +130,11 @@ def tune(
         )
         prepare_partial(partial_folder, plan_sha256)
         first_step = state.load(partial_folder)
-        _train(tunable, task, state, settings, partial_folder, report)
+        try:
+            _train(tunable, task, state, settings, partial_folder, report)
+        except EmsflError:
+            shutil.rmtree(partial_folder)
+            raise
         tunable.finish()
         with atomic_path(partial_folder / SINGLE_NAME) as temporary:
             save_file(tunable.update_tensors(checkpoint), temporary, metadata={"format": "pt"})
@@ -194,6 +200,13 @@ def _train(
     if settings.gradient_checkpointing:
         disable: Any = tunable.model.activation_checkpointing_disable
         disable()
+
+
+def _check_layers(folder: Path, manifest: Manifest, tunable: Tunable) -> None:
+    """Raise DataError unless the manifest lists the experts that the sub-model has."""
+    listed = [(layer.name, len(layer.owned)) for layer in manifest.layers]
+    if listed != [(layer.name, layer.num_experts) for layer in tunable.layout.layers]:
+        raise DataError(f"{folder / MANIFEST_NAME}: its experts are not those of the sub-model")
 
 
 def _autocast(settings: TuneSettings) -> AbstractContextManager[Any]:
