@@ -70,7 +70,8 @@ def serve(config: ExperimentConfig, options: ServeOptions) -> RunResult:
     """
     _check(config)
     return_freed_memory()
-    _fill_cache_elsewhere(config)
+    if not options.out.exists():
+        _fill_cache_elsewhere(config)
     plan = make_plan(config.orbit, cache_dir())
     folder = _open_folder(config, options.out)
     notes = Notes(folder.path / "server.jsonl")

@@ -28,7 +28,7 @@ IDLE_SHARE = 0.05
 """Of the time without a message, the pause before the next look: a long wait is worth few bytes."""
 LINK_DOWN_WAIT_S = 1.0
 """Pause after the server could not be reached."""
-REFUSED_WAIT_S = 5.0
+REFUSED_WAIT_S = 2.0
 """Pause after the server has refused this node; its key may be registered meanwhile."""
 
 

@@ -43,6 +43,7 @@ class RemoteGateway:
         note: Note,
         *,
         part_bytes: int,
+        retry_s: float,
         free_running: bool,
         may_send: Callable[[], bool],
         heading: Callable[[], dict[str, Any]],
@@ -55,6 +56,8 @@ class RemoteGateway:
             limits: what an upload may be.
             note: told what happens on the link.
             part_bytes: of one message, in both directions.
+            retry_s: virtual seconds between two looks at a transfer that is late. Less than the
+                looks take would let virtual time fall behind.
             free_running: devices train until they are asked, not for counted steps, and the
                 driver is never kept waiting.
             may_send: whether the plan lets the link be used now.
@@ -62,7 +65,7 @@ class RemoteGateway:
         """
         self.name, self.limits, self.note = name, limits, note
         self.free_running, self.may_send, self.heading = free_running, may_send, heading
-        self.part_bytes = part_bytes
+        self.part_bytes, self.retry_s = part_bytes, retry_s
         self.number = 0
         """Of the last piece of work."""
         self.sequence = 0

@@ -1,0 +1,81 @@
+"""Real processes and faults over two and a half hours of plan, with two sites near the pole.
+
+CI runs those marked `short`: `make test-faults FAULTS=short`.
+"""
+
+import json
+
+import pytest
+from benchmarks.deployment import deployment, finals
+
+from tests.faults.test_faults import CONFIG, END_S, VICTIM
+
+pytestmark = pytest.mark.faults
+
+NAMES = [VICTIM, "Alert"]
+OVERRIDES = [
+    "orbit.hours=2.5",
+    f"orbit.sites=[{{name: {VICTIM}, latitude_deg: 78.23, longitude_deg: 15.41}}, "
+    "{name: Alert, latitude_deg: 82.5, longitude_deg: -62.3}]",
+]
+
+
+def events_of(run):
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.short
+def test_node_killed_while_training_and_at_once_again(tmp_path):
+    with deployment(tmp_path / "d", CONFIG, overrides=OVERRIDES) as federation:
+        federation.simulate()
+        federation.start_server()
+        for name in NAMES:
+            federation.start_node(name)
+        federation.wait_for("update_received", 1, END_S, cluster=VICTIM)
+        federation.kill(VICTIM)
+        federation.start_node(VICTIM)
+        assert federation.wait("server", END_S) == 0
+        assert federation.wait(VICTIM, 60) == 0
+        assert events_of(federation.run) == events_of(federation.folder / "simulated")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "when"),
+    [
+        pytest.param("nan", "not finite", "whole", marks=pytest.mark.short),
+        ("foreign", "not its own", "whole"),
+        ("replay", "again", "whole"),
+        ("old_base", "based on version", "whole"),
+        ("zeros", "10737418240 bytes, where no answer has more than", "announced"),
+    ],
+)
+def test_hostile_node_is_refused_and_named(tmp_path, kind, reason, when):
+    """The model is that of a simulation in which this very update is refused."""
+    with deployment(tmp_path / "d", CONFIG, overrides=OVERRIDES) as federation:
+        federation.simulate(module=("tests.faults.refused", VICTIM, when))
+        federation.start_server()
+        federation.start_node(VICTIM, module=("tests.faults.evil", kind))
+        federation.start_node("Alert")
+        assert federation.wait("server", END_S) == 0
+        (refused,) = (e for e in events_of(federation.run) if e["event"] == "refused")
+        assert refused["cluster"] == VICTIM
+        assert reason in refused["reason"]
+        assert finals(federation.run) == finals(federation.folder / "simulated")
+        sizes = [path.stat().st_size for path in federation.run.rglob("*") if path.is_file()]
+        assert max(sizes) < 10 * 1024**2
+
+
+@pytest.mark.parametrize("skew_s", [-30, 30])
+def test_clock_skew(tmp_path, skew_s):
+    """The node's clock is off; its signatures are made with the server's."""
+    with deployment(tmp_path / "d", CONFIG, overrides=OVERRIDES, secure=True) as federation:
+        federation.simulate()
+        federation.make_keys(NAMES)
+        federation.start_server()
+        federation.start_node(VICTIM, module=("tests.faults.skewed", str(skew_s)))
+        federation.start_node("Alert")
+        assert federation.wait("server", END_S) == 0
+        assert events_of(federation.run) == events_of(federation.folder / "simulated")
+        if skew_s > 0:  # Flower takes older signatures
+            notes = federation.notes(VICTIM)
+            assert any("clock corrected" in note.get("reason", "") for note in notes)
