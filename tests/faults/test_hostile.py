@@ -1,42 +1,17 @@
-"""Real processes and faults over two and a half hours of plan, with two sites near the pole.
-
-CI runs those marked `short`: `make test-faults FAULTS=short`.
-"""
+"""Nodes that send what they must not, or whose clock is off: refused and named, or put right."""
 
 import json
 
 import pytest
 from benchmarks.deployment import deployment, finals
 
-from tests.faults.test_faults import CONFIG, END_S, VICTIM
+from tests.faults.test_faults import CONFIG, END_S, NAMES, OVERRIDES, VICTIM
 
 pytestmark = pytest.mark.faults
-
-NAMES = [VICTIM, "Alert"]
-OVERRIDES = [
-    "orbit.hours=2.5",
-    f"orbit.sites=[{{name: {VICTIM}, latitude_deg: 78.23, longitude_deg: 15.41}}, "
-    "{name: Alert, latitude_deg: 82.5, longitude_deg: -62.3}]",
-]
 
 
 def events_of(run):
     return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-
-
-@pytest.mark.short
-def test_node_killed_while_training_and_at_once_again(tmp_path):
-    with deployment(tmp_path / "d", CONFIG, overrides=OVERRIDES) as federation:
-        federation.simulate()
-        federation.start_server()
-        for name in NAMES:
-            federation.start_node(name)
-        federation.wait_for("update_received", 1, END_S, cluster=VICTIM)
-        federation.kill(VICTIM)
-        federation.start_node(VICTIM)
-        assert federation.wait("server", END_S) == 0
-        assert federation.wait(VICTIM, 60) == 0
-        assert events_of(federation.run) == events_of(federation.folder / "simulated")
 
 
 @pytest.mark.parametrize(
