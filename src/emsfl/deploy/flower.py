@@ -52,6 +52,10 @@ class LinkError(EmsflError):
     """The other end cannot be reached now; the caller tries again."""
 
 
+class ClockCorrectedError(LinkError):
+    """The other end's clock has been taken over; the caller tries again at once."""
+
+
 class LinkRefusedError(EmsflError):
     """The other end refuses this node: its key is not registered, or its clock is far off."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from emsfl.deploy.clock import Clock, Windows
-from emsfl.deploy.flower import Envelope, LinkError, LinkRefusedError
+from emsfl.deploy.flower import ClockCorrectedError, Envelope, LinkError, LinkRefusedError
 from emsfl.deploy.flower_node import NodeLink
 from emsfl.deploy.journal import Journal, forget_sessions
 from emsfl.deploy.packets import Manifest
@@ -103,6 +103,8 @@ class Node:
                 self._last_trouble = ""
                 pause_s = max(FIRST_POLL_S, IDLE_SHARE * (time.monotonic() - heard_s))
                 self._stopped.wait(min(self.settings.poll_s, pause_s))
+            except ClockCorrectedError as error:
+                self.note("clock_corrected", reason=str(error))
             except LinkRefusedError as error:
                 logged_in = False
                 self._trouble("refused_by_server", error)
