@@ -70,7 +70,7 @@ def serve(config: ExperimentConfig, options: ServeOptions) -> RunResult:
     """
     _check(config)
     return_freed_memory()
-    if not options.out.exists():
+    if not (options.out / "config.yaml").is_file():
         _fill_cache_elsewhere(config)
     plan = make_plan(config.orbit, cache_dir())
     folder = _open_folder(config, options.out)
