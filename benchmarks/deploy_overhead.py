@@ -31,12 +31,18 @@ OVERRIDES = [
     "simulate.evaluation_points=1",
 ]
 
+STAGES = ("loading", "idle", "run")
+"""How far the server has come."""
+
 
 class Memory:
-    """The largest resident set of a process: before its first session, and ever."""
+    """The server's largest resident set, and how much of it is its own (not mapped from files)."""
 
     def __init__(self, d: Deployment) -> None:
-        self.d, self.idle, self.peak = d, 0, 0
+        """Watch the server of `d` from now on."""
+        self.d = d
+        self.largest: dict[str, tuple[int, int]] = {}
+        """By how far the server has come, (resident, anonymous) bytes."""
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
@@ -44,13 +50,18 @@ class Memory:
         while path.exists():
             try:
                 lines = dict(line.split(":", 1) for line in path.read_text().splitlines())
-                now = int(lines["VmRSS"].split()[0]) * 1024
+                now = [int(lines[key].split()[0]) * 1024 for key in ("VmRSS", "RssAnon")]
             except (OSError, KeyError, ValueError):
                 return
-            if not any(note["event"] == "listening" for note in self.d.notes()):
-                self.idle = max(self.idle, now)
-            self.peak = max(self.peak, now)
+            before = self.largest.get(self._stage(), (0, 0))
+            self.largest[self._stage()] = (max(before[0], now[0]), max(before[1], now[1]))
             time.sleep(0.05)
+
+    def _stage(self) -> str:
+        if (self.d.run / "status.json").exists():
+            return STAGES[2]
+        listens = any(note["event"] == "listening" for note in self.d.notes())
+        return STAGES[1] if listens else STAGES[0]
 
 
 def main() -> None:
@@ -90,11 +101,27 @@ def print_table(d: Deployment, memory: Memory) -> None:
     (model,) = (d.run / "models").glob("*.safetensors")
     bound = 3 * largest + model.stat().st_size
     print(f"largest upload {largest / 1e6:.1f} MB, model {model.stat().st_size / 1e6:.1f} MB")
-    print(
-        f"server's memory: {memory.idle / 1e6:.0f} MB before it listens (Python, torch, Flower), "
-        f"{memory.peak / 1e6:.0f} MB at most; grown by {(memory.peak - memory.idle) / 1e6:.0f} MB; "
-        f"3 uploads and the model: {bound / 1e6:.0f} MB"
-    )
+    print_memory(memory, bound)
+
+
+def print_memory(memory: Memory, bound: int) -> None:
+    """Print the server's memory by stage against `bound`, in bytes."""
+    loaded, idle, run = (memory.largest[stage] for stage in STAGES)
+    print(f"{'server, largest until then':<48}{'resident':>12}{'anonymous':>12}")
+    for text, (resident, anonymous) in (
+        ("libraries loaded, it does not listen yet", loaded),
+        ("idle: data and pre-trained model read, judged", idle),
+        ("run: clusters exchange", run),
+    ):
+        print(f"{text:<48}{resident / 1e6:>9.0f} MB{anonymous / 1e6:>9.0f} MB")
+    print(f"target, 3 uploads and the model: {bound / 1e6:.0f} MB")
+    for text, found in (
+        ("in total", run[0]),
+        ("above the libraries", run[0] - loaded[0]),
+        ("above an idle server", run[0] - idle[0]),
+    ):
+        verdict = "met" if found <= bound else "MISSED"
+        print(f"  resident {text}: {found / 1e6:.0f} MB, {verdict}")
 
 
 if __name__ == "__main__":

@@ -108,6 +108,7 @@ class Deployment:
     config: Path
     overrides: Sequence[str] = ()
     speedup: float = 1e9
+    rehearses: bool = True
     secure: bool = False
     port: int = field(default_factory=free_port)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -124,17 +125,26 @@ class Deployment:
         """Options of both ends."""
         return ["--keys", str(self.folder / "keys")] if self.secure else ["--insecure"]
 
-    def command(self, *arguments: str) -> list[str]:
-        """Return how emsfl is called."""
+    @property
+    def timing(self) -> list[str]:
+        """Options of both ends."""
+        return [*(["--rehearse"] if self.rehearses else []), "--speedup", repr(self.speedup)]
+
+    def command(self, *arguments: str, module: Sequence[str] = ()) -> list[str]:
+        """Return how emsfl is called, or a module that runs in its place."""
+        if module:
+            return [sys.executable, "-m", *module, *arguments]
         call = "from emsfl.cli import main; main()"
         return [sys.executable, "-c", call, *arguments]
 
-    def simulate(self) -> None:
-        """Run the simulator on the same config."""
+    def simulate(self, *, module: Sequence[str] = ()) -> None:
+        """Run the simulator on the same config; `module` runs in place of emsfl."""
         out = self.folder / "simulated"
         log = (self.folder / "simulate.log").open("wb")
         subprocess.run(
-            self.command("run", str(self.config), *self.overrides, "--out", str(out)),
+            self.command(
+                "run", str(self.config), *self.overrides, "--out", str(out), module=module
+            ),
             check=True, stdout=log, stderr=log, env=environment(),
         )  # fmt: skip
         log.close()
@@ -150,8 +160,8 @@ class Deployment:
     def start_server(self, *extra: str, prefix: Sequence[str] = ()) -> None:
         """Start the server, or start it again; `prefix` comes before its command."""
         arguments = [
-            *("serve", str(self.config), *self.overrides, "--out", str(self.run), "--rehearse"),
-            *("--speedup", repr(self.speedup), "--port", str(self.port), *self.security, *extra),
+            *("serve", str(self.config), *self.overrides, "--out", str(self.run), *self.timing),
+            *("--port", str(self.port), *self.security, *extra),
         ]
         self._start("server", [*prefix, *self.command(*arguments)], {})
 
@@ -179,14 +189,11 @@ class Deployment:
                 self.proxies[name] = LinkProxy(("127.0.0.1", self.port))
             address = f"127.0.0.1:{self.proxies[name].port}"
         arguments = [
-            *("join", str(self.config), *self.overrides, "--cluster", name, "--rehearse"),
-            *("--server", address, "--poll-s", "0.4"),
-            *("--journal", str(self.folder / f"node-{name}")),
+            *("join", str(self.config), *self.overrides, "--cluster", name, *self.timing),
+            *("--server", address, "--journal", str(self.folder / f"node-{name}")),
             *("--log", str(self.folder / f"node-{name}.jsonl"), *self.security, *extra),
         ]
-        command = (
-            [sys.executable, "-m", *module, *arguments] if module else self.command(*arguments)
-        )
+        command = self.command(*arguments, module=module)
         self._start(name, [*prefix, *command], variables)
 
     def _start(self, name: str, command: list[str], variables: dict[str, str]) -> None:

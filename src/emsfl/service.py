@@ -7,9 +7,11 @@ clusters are elsewhere, and every event is on disk before it takes effect there.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import secrets
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from emsfl.deploy import (
     Windows,
     keys,
 )
+from emsfl.deploy.memory import return_freed_memory
 from emsfl.deploy.metrics import serve_metrics
 from emsfl.deploy.privacy import combiner, epsilon_spent, finisher
 from emsfl.deploy.status import NodeStatus, Status
@@ -34,10 +37,11 @@ from emsfl.errors import ConfigError, UserError
 from emsfl.experiment_config import ExperimentConfig
 from emsfl.files import cache_dir, write_json
 from emsfl.methods import METHODS, Method, Venue, make_federation
-from emsfl.moe import make_spec
+from emsfl.moe import make_spec, tokenise_for
 from emsfl.orbit import ContactPlan, make_plan
 from emsfl.results import RunFolder, RunResult, write_checkpoint, write_report
 from emsfl.simulate import Arm, Elsewhere, Outcome, Simulation, arms_of, open_executor, prepare
+from emsfl.training import one_thread
 
 END_S = 20.0
 """How long the server tries to tell all nodes that it is over."""
@@ -65,6 +69,9 @@ def serve(config: ExperimentConfig, options: ServeOptions) -> RunResult:
         UserError: the input cannot be used.
     """
     _check(config)
+    return_freed_memory()
+    if not (options.out / "config.yaml").is_file():
+        _fill_cache_elsewhere(config)
     plan = make_plan(config.orbit, cache_dir())
     folder = _open_folder(config, options.out)
     notes = Notes(folder.path / "server.jsonl")
@@ -196,7 +203,7 @@ class _Service:
                     based_on=site.work.version if site.work else None,
                     next_contact_s=site.next_contact_s(now_s),
                     in_contact=site.in_contact(now_s),
-                    uploaded_bytes=gateway.uploaded_bytes,
+                    uploaded_bytes=gateway.upload.received_bytes,
                     downloaded_bytes=gateway.downloaded_bytes,
                     loss=gateway.last_loss,
                 )
@@ -278,6 +285,26 @@ def join(config: ExperimentConfig, options: JoinOptions) -> None:
 
     options.folder.mkdir(parents=True, exist_ok=True)
     Node(settings, link, duty_of, notes).run()
+
+
+def _fill_cache_elsewhere(config: ExperimentConfig) -> None:
+    """Let another process search the contacts and pre-train the model.
+
+    What that takes, the compiler and the optimiser's state, would stay in this process for the
+    length of the run.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        pool.submit(_fill_cache, config).result()
+
+
+def _fill_cache(config: ExperimentConfig) -> None:
+    plan = make_plan(config.orbit, cache_dir())
+    with one_thread():
+        for seed in config.seeds:
+            data = load_data(config.data, plan.sites, seed, tokenise_for(config.model))
+            spec = make_spec(config.model, data.num_classes)
+            make_federation(data, spec, config.training, seed, cache_dir(), None)
 
 
 def _check(config: ExperimentConfig) -> None:

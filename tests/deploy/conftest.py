@@ -111,6 +111,7 @@ class Federates:
             UploadLimits(self.scenario.federation, self.max_change_norm),
             lambda event, **details: self.note(event, cluster=name, **details),
             part_bytes=self.part_bytes,
+            retry_s=1.0,
             free_running=self.free_running,
             may_send=lambda: True,
             heading=lambda: {"session": "one", "seed": 0, "cluster": name, "epoch": 0.0},

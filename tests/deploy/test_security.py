@@ -31,7 +31,9 @@ def server(folder, tmp_path_factory):
     """A server that knows the north."""
     port = free_port()
     home = tmp_path_factory.mktemp("server")
-    with FlowerServer(home, "127.0.0.1", port, keys.server_tls(folder)) as found:
+    with contextlib.closing(
+        FlowerServer(home, "127.0.0.1", port, keys.server_tls(folder))
+    ) as found:
         found.north = found.register(keys.public_key(folder, "north"), "north")
         yield found
 

@@ -1,8 +1,7 @@
 """A node honest but for one answer: `python -m tests.faults.evil KIND join ...`."""
 
+import json
 import sys
-
-import torch
 
 from emsfl.deploy import worker
 from emsfl.deploy.journal import Journal
@@ -26,9 +25,13 @@ def tampered(kind, tree):
         changed = type(update)(**{**vars(update), "version": update.version - 1})
         return {**tree, "update": changed}
     if kind == "zeros":
-        values = {**update.values, "zeros": torch.zeros(10 * 1024**2)}
-        return {**tree, "update": type(update)(**{**vars(update), "values": values})}
+        return tree
     raise ValueError(kind)
+
+
+def announce(path, num_bytes):
+    """Let the manifest at `path` say that the answer has `num_bytes`."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_bytes": num_bytes}))
 
 
 def main(kind, arguments):
@@ -37,6 +40,8 @@ def main(kind, arguments):
     def write_answer(self, work, tree):
         count = len(sent)
         honest(self, work, tampered(kind, tree) if count == 2 else tree)
+        if kind == "zeros" and count == 2:
+            announce(self._outbox(work).with_suffix(".json"), 10 * 1024**3)
         sent.append(tree)
 
     worker.Journal.write_answer = write_answer

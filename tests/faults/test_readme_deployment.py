@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from benchmarks.deployment import environment, finals
 
-pytestmark = [pytest.mark.faults, pytest.mark.short]
+pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).parents[2]
 

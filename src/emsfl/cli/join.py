@@ -34,8 +34,8 @@ def join(
         float, typer.Option(min=1.0, help="That of the server, if it was given one.")
     ] = 1.0,
     poll_s: Annotated[
-        float, typer.Option(min=0.01, help="Seconds between looks for messages in a contact.")
-    ] = 1.0,
+        float, typer.Option(min=0.01, help="Most seconds between looks for messages in a contact.")
+    ] = 5.0,
     log: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON log. Default: stderr.")
     ] = None,

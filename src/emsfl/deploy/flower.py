@@ -17,8 +17,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from emsfl.errors import EmsflError, UserError
 
@@ -50,6 +49,10 @@ clientapp = "carrier:app"
 
 class LinkError(EmsflError):
     """The other end cannot be reached now; the caller tries again."""
+
+
+class ClockCorrectedError(LinkError):
+    """The other end's clock has been taken over; the caller tries again at once."""
 
 
 class LinkRefusedError(EmsflError):
@@ -106,19 +109,6 @@ class FlowerServer:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        """Return the server itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop everything."""
-        self.close()
 
     @property
     def _address(self) -> str:
@@ -198,8 +188,8 @@ class FlowerServer:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the SuperLink runs."""
-        return self._process.poll() is None
+        """Whether the SuperLink runs and still knows this process."""
+        return self._process.poll() is None and self._heartbeat.is_running
 
     def _control(self) -> Any:
         from flwr.supercore.control.control_http_client import ControlHttpClient
@@ -271,15 +261,26 @@ class FlowerServer:
         TaskIdentity.run_id = found.run.run_id
         TaskIdentity.node_id = found.context.node_id
         self._run = run_from_proto(found.run)
-        heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(grid._runtime_client))
-        heartbeat.start()
+        self._heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(grid._runtime_client))
+        self._heartbeat.start()
         self._stack.callback(grid.close)
-        self._stack.callback(heartbeat.stop)
+        self._stack.callback(self._stop_heartbeat)
+
+    def _stop_heartbeat(self) -> None:
+        if self._heartbeat.is_running:
+            self._heartbeat.stop()
 
     def _open_grid(self) -> Any:
+        import httpx
         from flwr.superlink.grid import HttpGrid
 
-        return HttpGrid(self._address, self.tls is None, self._root, token=self._token)
+        grid = HttpGrid(self._address, self.tls is None, self._root, token=self._token)
+        # A failed call is repeated by the caller, who knows what is still wanted. Flower itself
+        # would interrupt this process when a SuperLink that was started again knows no token.
+        invoker = grid._retry_invoker
+        invoker.max_tries, invoker.max_time = 2, 10
+        invoker.should_giveup = lambda error: isinstance(error, httpx.HTTPStatusError)
+        return grid
 
     def register(self, public_key: bytes, name: str) -> int:
         """Let the holder of `public_key` in as a node; return the node's number."""
@@ -310,9 +311,6 @@ class Line:
     def __init__(self, grid: Any, node_id: int) -> None:
         """Send over `grid`."""
         self._grid, self.node_id = grid, node_id
-        # A failed call is repeated by the caller, who knows what is still wanted.
-        grid._retry_invoker.max_tries = 2
-        grid._retry_invoker.max_time = 10
 
     def push(self, envelope: Envelope, ttl_s: float) -> str | None:
         """Leave a message for the node; return its id, None where Flower takes none now."""

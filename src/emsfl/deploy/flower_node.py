@@ -12,6 +12,7 @@ from typing import Any
 
 from emsfl.deploy.flower import (
     HEARTBEAT_S,
+    ClockCorrectedError,
     Envelope,
     LinkError,
     LinkRefusedError,
@@ -189,7 +190,9 @@ class NodeLink:
         except httpx.HTTPStatusError as error:
             status = error.response.status_code
             if status == httpx.codes.UNAUTHORIZED and self._signer.set_by(error.response):
-                raise LinkError(f"clock corrected by {self._signer.offset_s:+.1f} s") from None
+                raise ClockCorrectedError(
+                    f"this clock is taken to be off by {-self._signer.offset_s:+.1f} s"
+                ) from None
             text = f"{self.address} answers {status}: {error.response.text[:200]}"
             if status in (400, 401, 403, 404, 409, 412, 422):
                 raise LinkRefusedError(text) from None

@@ -54,7 +54,14 @@ class Journal:
         return state
 
     def write_state(self, state: dict[str, Any]) -> None:
-        """Keep the state of the cluster and the number of the last order carried out."""
+        """Keep the state of the cluster and the number of the last order carried out.
+
+        All of it is written anew and synced: own values and optimiser state of every device, after
+        each order and after each 10 s (free-running: 0.5 s) of training.
+
+        Raises:
+            OSError: the disk takes no more; what was kept before is still there.
+        """
         arrays, note = pack(state)
         write_checkpoint(self.folder / "state.safetensors", arrays, {"state": note})
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from emsfl.deploy.clock import Clock, Windows
-from emsfl.deploy.flower import Envelope, LinkError, LinkRefusedError
+from emsfl.deploy.flower import ClockCorrectedError, Envelope, LinkError, LinkRefusedError
 from emsfl.deploy.flower_node import NodeLink
 from emsfl.deploy.journal import Journal, forget_sessions
 from emsfl.deploy.packets import Manifest
@@ -24,7 +24,11 @@ READY_WAIT_S = 1.0
 """How long a reply is held back for an answer that is almost there."""
 FIRST_POLL_S = 0.02
 """Pause before the look that follows a message: one seldom comes alone."""
-REFUSED_WAIT_S = 5.0
+IDLE_SHARE = 0.05
+"""Of the time without a message, the pause before the next look: a long wait is worth few bytes."""
+LINK_DOWN_WAIT_S = 1.0
+"""Pause after the server could not be reached."""
+REFUSED_WAIT_S = 2.0
 """Pause after the server has refused this node; its key may be registered meanwhile."""
 
 
@@ -79,13 +83,14 @@ class Node:
     def run(self) -> None:
         """Serve the server until it says that the federation has ended, or `stop` is called."""
         self._read_node_id()
-        logged_in, poll_s, pause_s = False, self.settings.poll_s, FIRST_POLL_S
+        logged_in, heard_s = False, time.monotonic()
         while not self._stopped.is_set():
             if self._is_over():
                 self.note("plan_over")
                 break
             if not self._may_send():
-                self._stopped.wait(min(1.0, self.settings.poll_s * 5))
+                self._stopped.wait(min(1.0, self.settings.poll_s))
+                heard_s = time.monotonic()
                 continue
             try:
                 if not logged_in:
@@ -93,16 +98,20 @@ class Node:
                     self._keep_node_id()
                     logged_in = True
                     self.note("logged_in", server=self.link.address, node=self.link.node_id)
-                pause_s = FIRST_POLL_S if self._serve_one() else min(poll_s, 1.5 * pause_s)
+                if self._serve_one():
+                    heard_s = time.monotonic()
                 self._last_trouble = ""
-                self._stopped.wait(pause_s)
+                pause_s = max(FIRST_POLL_S, IDLE_SHARE * (time.monotonic() - heard_s))
+                self._stopped.wait(min(self.settings.poll_s, pause_s))
+            except ClockCorrectedError as error:
+                self.note("clock_corrected", reason=str(error))
             except LinkRefusedError as error:
                 logged_in = False
                 self._trouble("refused_by_server", error)
                 self._stopped.wait(REFUSED_WAIT_S)
             except LinkError as error:
                 self._trouble("link_down", error)
-                self._stopped.wait(max(0.5, self.settings.poll_s))
+                self._stopped.wait(LINK_DOWN_WAIT_S)
         if self.worker is not None:
             self.worker.close()
         if logged_in:

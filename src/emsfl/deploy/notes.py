@@ -12,8 +12,8 @@ from typing import Any
 
 WARNINGS = frozenset(
     {
-        "bad_reply", "link_down", "node_error", "refused", "refused_by_server", "superlink_died",
-        "superlink_does_not_start", "trouble", "upload_refused",
+        "bad_reply", "clock_corrected", "link_down", "node_error", "refused", "refused_by_server",
+        "superlink_died", "superlink_does_not_start", "trouble", "upload_refused",
     }
 )  # fmt: skip
 """Events that somebody should look at."""

@@ -6,7 +6,6 @@ confirmed, so it may be lost, doubled or late without harm; the node carries eve
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import threading
@@ -17,8 +16,8 @@ from typing import Any
 from emsfl.deploy.checks import UploadLimits, check_upload
 from emsfl.deploy.flower import Envelope
 from emsfl.deploy.packets import Manifest, from_packet, manifest_of, to_packet
+from emsfl.deploy.upload import Upload
 from emsfl.errors import UpdateRefusedError
-from emsfl.files import atomic_path
 from emsfl.methods import Update, Work
 from emsfl.moe import State
 from emsfl.training import num_bytes
@@ -31,8 +30,6 @@ Note = Callable[..., None]
 
 FREE_WAIT_S = 0.2
 """How long a driver that must not be kept waiting is kept waiting."""
-MAX_BAD_PARTS = 3
-"""Parts or manifests of one upload that may be wrong before the upload is refused."""
 
 
 class RemoteGateway:
@@ -46,6 +43,7 @@ class RemoteGateway:
         note: Note,
         *,
         part_bytes: int,
+        retry_s: float,
         free_running: bool,
         may_send: Callable[[], bool],
         heading: Callable[[], dict[str, Any]],
@@ -58,14 +56,16 @@ class RemoteGateway:
             limits: what an upload may be.
             note: told what happens on the link.
             part_bytes: of one message, in both directions.
+            retry_s: virtual seconds between two looks at a transfer that is late. Less than the
+                looks take would let virtual time fall behind.
             free_running: devices train until they are asked, not for counted steps, and the
                 driver is never kept waiting.
             may_send: whether the plan lets the link be used now.
             heading: what every message says first: session, cluster, clock.
         """
-        self.name, self.folder, self.limits, self.note = name, folder, limits, note
+        self.name, self.limits, self.note = name, limits, note
         self.free_running, self.may_send, self.heading = free_running, may_send, heading
-        self.part_bytes = part_bytes
+        self.part_bytes, self.retry_s = part_bytes, retry_s
         self.number = 0
         """Of the last piece of work."""
         self.sequence = 0
@@ -76,18 +76,13 @@ class RemoteGateway:
         """Work that is on its way down."""
         self.work: Work | None = None
         """What the cluster has, or is about to have."""
-        self.wanted: str | None = None
-        """Id of the work whose answer is on its way up."""
+        self.upload = Upload(folder, part_bytes)
         self.base: State = {}
         """What the cluster has uploaded of its own values: what its next change counts from."""
         self.last_loss: float | None = None
-        self.uploaded_bytes = self.downloaded_bytes = 0
+        self.downloaded_bytes = 0
         self._packet: tuple[Manifest, bytes] | None = None
         self._node_has: set[int] = set()
-        self._answer: Manifest | None = None
-        self._have: set[int] = set()
-        self._bad = 0
-        self._refusal: str | None = None
         self._changed = threading.Condition()
         self._released = (0, 0)
         """Numbers of the last order and the last work that may be sent."""
@@ -119,16 +114,17 @@ class RemoteGateway:
     def answer(self) -> int:
         """See `Gateway`; a free-running cluster's size is not known yet: 0."""
         with self._changed:
-            self.wanted = self._id(self.number)
-            self._forget_upload()
-            self._drop_old_uploads()
-            self._order("answer", self.wanted)
+            wanted = self._id(self.number)
+            self.upload.want(wanted)
+            self.upload.drop_others()
+            self._order("answer", wanted)
             if self.free_running and self.work and self.work.trains_while_uploading:
                 self._order("train", None)
         if self.free_running:
             return 0
-        self._wait(lambda: self._answer is not None or self._refusal is not None)
-        return self._answer.payload_bytes if self._answer else 0
+        upload = self.upload
+        self._wait(lambda: upload.manifest is not None or upload.refusal is not None)
+        return upload.manifest.payload_bytes if upload.manifest else 0
 
     def arrived(self) -> bool:
         """See `Gateway`; where steps are counted the driver waits here, as time stands still."""
@@ -141,19 +137,20 @@ class RemoteGateway:
 
     def update(self) -> Update:
         """See `Gateway`."""
-        self._wait(self._all_there)
+        upload = self.upload
+        self._wait(lambda: upload.is_over)
         with self._changed:
-            wanted, self.wanted = self.wanted, None
-            if self._refusal is not None or self._answer is None:
-                raise UpdateRefusedError(f"{self.name}: {self._refusal}")
+            wanted, upload.wanted = upload.wanted, None
+            manifest = upload.manifest
+            if upload.refusal is not None or manifest is None:
+                raise UpdateRefusedError(f"{self.name}: {upload.refusal}")
             if self.work is None:
                 raise RuntimeError(f"{self.name} answers no work")
-            tree = from_packet(self._path(self._answer).read_bytes())
-            update = check_upload(tree, self.name, str(wanted), self.work)
-            if update.num_bytes() != self._answer.payload_bytes:
+            update = check_upload(from_packet(upload.read()), self.name, str(wanted), self.work)
+            if update.num_bytes() != manifest.payload_bytes:
                 raise UpdateRefusedError(f"{self.name}: its upload is not as large as it stated")
             self.base = self.limits.check_change(update, self.work, self.base)
-            self.note("update_received", work=wanted, sha256=self._answer.sha256)
+            self.note("update_received", work=wanted, sha256=manifest.sha256)
             return update
 
     def settle(self) -> None:
@@ -169,7 +166,7 @@ class RemoteGateway:
                 "orders": [list(order) for order in self.orders],
                 "parcel": self.parcel,
                 "work": self.work,
-                "wanted": self.wanted,
+                "wanted": self.upload.wanted,
                 "base": self.base,
             }
 
@@ -178,9 +175,8 @@ class RemoteGateway:
         with self._changed:
             self.number, self.sequence = saved["number"], saved["sequence"]
             self.orders = [list(order) for order in saved["orders"]]
-            self.parcel, self.work, self.wanted = saved["parcel"], saved["work"], saved["wanted"]
-            self.base = saved["base"]
-            self._forget_upload()
+            self.parcel, self.work, self.base = saved["parcel"], saved["work"], saved["base"]
+            self.upload.want(saved["wanted"])
             # What the node still needs for its orders may be the work that it is to take over.
             sent = self.parcel or (self.work if self.number else None)
             self._packet = self._pack(sent) if sent is not None else None
@@ -231,18 +227,12 @@ class RemoteGateway:
 
     def _may_ask(self) -> bool:
         ordered = all(o[1] != "answer" or o[0] <= self._released[0] for o in self.orders)
-        return not self._all_there() and ordered
+        return not self.upload.is_over and ordered
 
     def _part_to_send(self) -> int | None:
         if self._packet is None or self.number > self._released[1]:
             return None
         missing = (k for k in range(self._packet[0].num_parts) if k not in self._node_has)
-        return next(missing, None)
-
-    def _part_to_ask(self) -> int | None:
-        if self._answer is None:
-            return 0
-        missing = (k for k in range(self._answer.num_parts) if k not in self._have)
         return next(missing, None)
 
     def _request(self) -> Envelope:
@@ -254,7 +244,7 @@ class RemoteGateway:
             blob = packet[part * self.part_bytes : (part + 1) * self.part_bytes]
             body["parcel"] = {**manifest.as_json(), "part": part}
         if self._may_ask():
-            body["want"] = {"work": self.wanted, "part": self._part_to_ask()}
+            body["want"] = {"work": self.upload.wanted, "part": self.upload.missing_part()}
         return Envelope(json.dumps(body), blob)
 
     def _take(self, reply: Envelope) -> None:
@@ -273,59 +263,18 @@ class RemoteGateway:
                 self._node_has = {int(k) for k in parcel["have"] if 0 <= k < manifest.num_parts}
                 fresh = self._node_has - before
                 self.downloaded_bytes += sum(manifest.part_size(k) for k in fresh)
-            if body.get("answer") is not None and self.wanted is not None:
+            if body.get("answer") is not None and self.upload.wanted is not None:
                 self._take_part(body["answer"], body.get("part"), reply.blob)
         except (ValueError, KeyError, TypeError) as error:
             self.note("bad_reply", reason=f"{type(error).__name__}: {error}")
 
     def _take_part(self, answer: Any, part: Any, blob: bytes) -> None:
-        """Check one part of an upload as it comes, and keep it on disk."""
+        """Keep one part of an upload; what is wrong with it is noted."""
         try:
             manifest = Manifest.read(answer)
-            if manifest.work != self.wanted:
-                raise UpdateRefusedError(
-                    f"an answer to {manifest.work}, which is not what was asked for ({self.wanted})"
-                )
-            self.limits.check_size(self.work, manifest.num_bytes)
-            if manifest.part_bytes != self.part_bytes:
-                raise UpdateRefusedError(f"parts of {manifest.part_bytes} bytes")
-            if self._answer is not None and manifest != self._answer:
-                raise UpdateRefusedError("its upload changed on the way")
-            index = int(part)
-            if not 0 <= index < manifest.num_parts or len(blob) != manifest.part_size(index):
-                raise UpdateRefusedError(f"part {index} with {len(blob)} bytes was not asked for")
-            self._learn(manifest)
-            if index not in self._have:
-                self._keep(manifest, index, blob)
+            self.upload.take(manifest, part, blob, self.limits.max_bytes(self.work))
         except UpdateRefusedError as error:
-            self._bad += 1
-            self.note("upload_refused", reason=str(error), attempt=self._bad)
-            self._answer, self._have = None, set()
-            if self._bad >= MAX_BAD_PARTS:
-                self._refusal = str(error)
-
-    def _keep(self, manifest: Manifest, index: int, blob: bytes) -> None:
-        path = self._path(manifest)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part_path = path.with_name(f"{path.name}.{index}")
-        with atomic_path(part_path) as temporary:
-            temporary.write_bytes(blob)
-        self._have.add(index)
-        self.uploaded_bytes += len(blob)
-        if len(self._have) < manifest.num_parts:
-            return
-        parts = [path.with_name(f"{path.name}.{k}") for k in range(manifest.num_parts)]
-        digest = hashlib.sha256()
-        with atomic_path(path) as temporary, temporary.open("wb") as whole:
-            for part_path in parts:
-                content = part_path.read_bytes()
-                digest.update(content)
-                whole.write(content)
-        for part_path in parts:
-            part_path.unlink()
-        if digest.hexdigest() != manifest.sha256:
-            path.unlink()
-            raise UpdateRefusedError("its upload does not have the hash that it states")
+            self.note("upload_refused", reason=str(error), attempt=self.upload.num_bad)
 
     # --- small things -----------------------------------------------------------------------------
 
@@ -368,37 +317,8 @@ class RemoteGateway:
     def _id(self, number: int) -> str:
         return f"{self.name}-{number}"
 
-    def _path(self, manifest: Manifest) -> Path:
-        return self.folder / f"{manifest.work}-{manifest.sha256[:16]}.update"
-
-    def _forget_upload(self) -> None:
-        self._answer, self._have, self._bad, self._refusal = None, set(), 0, None
-
-    def _drop_old_uploads(self) -> None:
-        """Remove what has been merged: the state with it is on disk since the last event."""
-        for path in self.folder.glob("*.update*"):
-            if not path.name.startswith(f"{self.wanted}-"):
-                path.unlink()
-
-    def _learn(self, manifest: Manifest) -> None:
-        """Take up an upload where it was left, in an earlier contact or an earlier life."""
-        if self._answer is None:
-            self._answer = manifest
-            path = self._path(manifest)
-            self._have = {
-                index
-                for index in range(manifest.num_parts)
-                if path.exists() or path.with_name(f"{path.name}.{index}").exists()
-            }
-
-    def _all_there(self) -> bool:
-        """Tell whether the answer that is wanted is on disk, or will never be."""
-        if self.wanted is None or self._refusal is not None:
-            return True
-        return self._answer is not None and self._path(self._answer).exists()
-
     def _nothing_under_way(self) -> bool:
-        return self._all_there() and self._part_to_send() is None
+        return self.upload.is_over and self._part_to_send() is None
 
     def _wait(self, ready: Callable[[], bool]) -> None:
         with self._changed:

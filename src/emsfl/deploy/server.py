@@ -16,6 +16,8 @@ from emsfl.deploy.remote import Exchange, RemoteGateway
 from emsfl.errors import EmsflError
 from emsfl.methods import Federation
 
+RETRY_WALL_S = 1.0
+"""Between two looks at a transfer that is late."""
 LIFETIME_S = 60.0
 """How long Flower keeps one message for a node."""
 
@@ -108,6 +110,7 @@ class Server:
             UploadLimits(self._federation, self.settings.max_change_norm),
             lambda event, **details: self.note(event, cluster=name, **details),
             part_bytes=self.settings.part_bytes,
+            retry_s=RETRY_WALL_S * self.clock.speedup,
             free_running=not self.settings.rehearses,
             may_send=lambda: self._may_send(name),
             heading=lambda: {**heading, "epoch": self.clock.epoch_wall_s},

@@ -93,12 +93,15 @@ class EmsFl(Method):
 
     def accept(self, update: Update, work: Work) -> None:
         """Write the cluster's experts and add its shared delta."""
-        state = {**self.state, **{name: self.state[name].clone() for name in update.values}}
-        write_experts(state, self.federation.layout, work.trained_experts, update.values)
+        self.state = dict(self.state)
+        for name, tensor in update.values.items():
+            # One after the other: a second copy of all experts would be most of the model.
+            self.state[name] = self.state[name].clone()
+            write_experts(self.state, self.federation.layout, work.trained_experts, {name: tensor})
         staleness = self.version - work.version
         weight = self.federation.weights[update.cluster]
         weight *= (staleness + 1) ** -self.staleness_exponent
-        self.state = add_scaled(state, update.shared_delta, weight)
+        self.state = add_scaled(self.state, update.shared_delta, weight)
         self.version += 1
 
     def refused(self, cluster: str) -> None:

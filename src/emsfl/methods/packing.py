@@ -31,55 +31,70 @@ def pack(tree: Any) -> tuple[dict[str, NDArray[Any]], Any]:
     Raises:
         TypeError: the tree holds something that cannot be stored.
     """
-    arrays: dict[str, NDArray[Any]] = {}
-    keys: dict[int, str] = {}
-    kept: list[Tensor] = []
+    found = _Found()
+    return found.arrays, found.encode(tree)
 
-    def encode(node: Any) -> Any:
+
+class _Found:
+    """The tensors of one tree, each once.
+
+    No function refers to itself here: a cycle would keep a whole state in memory, long after the
+    next one has taken its place, until the garbage collector comes by.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, NDArray[Any]] = {}
+        self.keys: dict[int, str] = {}
+        self.kept: list[Tensor] = []
+        """Lest another tensor gets the id of one that is gone."""
+
+    def encode(self, node: Any) -> Any:
         if isinstance(node, Tensor):
-            if id(node) not in keys:
-                keys[id(node)] = f"t{len(keys)}"
-                kept.append(node)
-                arrays[keys[id(node)]] = np.ascontiguousarray(node.detach().cpu().numpy())
-            return {"$tensor": keys[id(node)]}
+            if id(node) not in self.keys:
+                self.keys[id(node)] = f"t{len(self.keys)}"
+                self.kept.append(node)
+                array = np.ascontiguousarray(node.detach().cpu().numpy())
+                self.arrays[self.keys[id(node)]] = array
+            return {"$tensor": self.keys[id(node)]}
         name = type(node).__name__
         if name in ENUMS:
             return {"$enum": [name, node.value]}
         if name in DATACLASSES:
-            members = {f.name: encode(getattr(node, f.name)) for f in fields(node)}
+            members = {f.name: self.encode(getattr(node, f.name)) for f in fields(node)}
             return {"$class": name, "$fields": members}
         if isinstance(node, dict):
-            return {"$items": [[encode(k), encode(v)] for k, v in node.items()]}
+            return {"$items": [[self.encode(k), self.encode(v)] for k, v in node.items()]}
         if isinstance(node, tuple):
-            return {"$tuple": [encode(v) for v in node]}
+            return {"$tuple": [self.encode(v) for v in node]}
         if isinstance(node, list):
-            return [encode(v) for v in node]
+            return [self.encode(v) for v in node]
         if node is None or isinstance(node, str | int | float | bool):
             return node
         raise TypeError(f"a checkpoint cannot hold {type(node).__name__}")
 
-    return arrays, encode(tree)
-
 
 def unpack(arrays: dict[str, NDArray[Any]], tree: Any) -> Any:
-    """Return what `pack` was given."""
-    tensors = {key: torch.from_numpy(array.copy()) for key, array in arrays.items()}
+    """Return what `pack` was given; `arrays` is emptied on the way, so that nothing is held twice.
 
-    def decode(node: Any) -> Any:
-        if isinstance(node, list):
-            return [decode(v) for v in node]
-        if not isinstance(node, dict):
-            return node
-        if "$tensor" in node:
-            return tensors[node["$tensor"]]
-        if "$enum" in node:
-            name, value = node["$enum"]
-            return ENUMS[name](value)
-        if "$class" in node:
-            members = {k: decode(v) for k, v in node["$fields"].items()}
-            return DATACLASSES[node["$class"]](**members)
-        if "$tuple" in node:
-            return tuple(decode(v) for v in node["$tuple"])
-        return {decode(k): decode(v) for k, v in node["$items"]}
+    Tensors are copies, for what is computed may depend on how memory is aligned.
+    """
+    tensors = {key: torch.from_numpy(arrays.pop(key).copy()) for key in list(arrays)}
+    return _decode(tree, tensors)
 
-    return decode(tree)
+
+def _decode(node: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(node, list):
+        return [_decode(v, tensors) for v in node]
+    if not isinstance(node, dict):
+        return node
+    if "$tensor" in node:
+        return tensors[node["$tensor"]]
+    if "$enum" in node:
+        name, value = node["$enum"]
+        return ENUMS[name](value)
+    if "$class" in node:
+        members = {k: _decode(v, tensors) for k, v in node["$fields"].items()}
+        return DATACLASSES[node["$class"]](**members)
+    if "$tuple" in node:
+        return tuple(_decode(v, tensors) for v in node["$tuple"])
+    return {_decode(k, tensors): _decode(v, tensors) for k, v in node["$items"]}

@@ -12,7 +12,6 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-import plotly.offline
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -302,5 +301,7 @@ def _template(name: str) -> str:
 @cache
 def _packed_plotly() -> str:
     """Return plotly.js as gzip in base64: 2 MB instead of 4.8; the page unpacks it."""
-    source = plotly.offline.get_plotlyjs().encode()
+    from plotly.offline import get_plotlyjs
+
+    source = get_plotlyjs().encode()
     return base64.b64encode(gzip.compress(source, mtime=0)).decode()

@@ -58,7 +58,11 @@ def arms_of(methods: Sequence[str]) -> dict[str, dict[str, bool]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Elsewhere:
-    """Clusters that are not in this process. Every event is saved before it takes effect there."""
+    """Clusters that are not in this process. Every event is saved before it takes effect there.
+
+    A save writes the whole state anew and syncs it: the server's model, what it has sent to every
+    cluster, and the ledger. So an event costs a write of a model's size or more.
+    """
 
     open_gateway: Callable[[int, str], Gateway]
     """Takes a cluster's index and name."""
@@ -184,6 +188,7 @@ def _final_model(simulation: Simulation) -> dict[str, Any]:
 
 
 def _save(simulation: Simulation | AloneSimulation, path: Path, log: EventLog) -> None:
+    """Write everything anew; tensors go to the file from where they are."""
     arrays, state = pack(simulation.save())
     write_checkpoint(path, arrays, {"events_end": log.offset(), "state": state})
 

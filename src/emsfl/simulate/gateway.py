@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -26,6 +27,9 @@ class Gateway(Protocol):
 
     Calls are carried out in the order in which they are made.
     """
+
+    retry_s: float
+    """Virtual seconds after which a transfer that has not ended in time is looked at again."""
 
     def download(self, work: Work) -> None:
         """Start to send `work` to the cluster."""
@@ -80,6 +84,7 @@ class LocalGateway:
     steps_under_way: int = 0
     pending: list[Pending] = field(default_factory=list)
     sent: Update | None = None
+    retry_s: float = math.inf
 
     def download(self, work: Work) -> None:
         """See `Gateway`: nothing is to be done before it has arrived."""

@@ -46,8 +46,6 @@ class Kind(IntEnum):
 
 
 ARRIVALS = (Kind.UPLOAD_ARRIVED, Kind.DOWNLOAD_ARRIVED)
-RETRY_S = 1.0
-"""After which a transfer that has not ended in time is looked at again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +128,7 @@ class Simulation:
         site = self.sites[index]
         self.waited = kind in ARRIVALS and not site.gateway.arrived()
         if self.waited:
-            self._push(self.now_s + RETRY_S, Kind(kind), site)
+            self._push(self.now_s + site.gateway.retry_s, Kind(kind), site)
             return
         if kind == Kind.UPLOAD_DUE:
             self._start_upload(site)
