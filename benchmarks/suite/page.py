@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from emsfl.results.metric import METRICS, Metric
+from emsfl.results.paired import Difference
 from emsfl.results.summary import spread
 from emsfl.results.wording import MISSING, amount, listing
 from suite.coverage import coverage_table
 from suite.figures import draw_curves, draw_map
 from suite.overhead import overhead_table
-from suite.scenarios import ABLATIONS, COVERAGE, MAIN, MAP, MAPPED, MAPPED_ABLATIONS, Scenario
-from suite.targets import TARGETS, Target, verdict
+from suite.scenarios import (
+    ABLATIONS,
+    COVERAGE,
+    DENSE,
+    MAIN,
+    MAP,
+    MAPPED,
+    MAPPED_ABLATIONS,
+    Scenario,
+)
+from suite.targets import TARGETS, verdict
 
 Row = dict[str, Any]
 HEAD = """# The evidence
@@ -26,8 +36,9 @@ this page is typed in.
 Every method runs over the same contacts, with the same data, pre-trained model and cost model.
 Settings of each method are the best of {points} points (the same number for every method of a
 scenario) on the validation split with seed {tuning};
-results are on test data with seeds {seeds}: mean ± standard deviation. The target of a scenario is
-the final value of the better FedAvg form of each seed. Made with {versions}.
+results are on test data with seeds {seeds}: mean ± standard deviation, and leads with their 95 %
+interval over the seeds (paired, Student's t); a lead in brackets has an interval that holds 0. The
+target of a scenario is the final value of the better FedAvg form of each seed.
 """
 
 MAP_HEAD = """## Where EMS-FL wins and loses
@@ -39,10 +50,12 @@ def write_page(rows: list[Row], tuning: dict[str, Any], path: Path) -> None:
     """Write the page and its figures beside it."""
     figures = path.parent / "figures"
     figures.mkdir(exist_ok=True)
-    parts = [_head(rows, tuning)]
+    parts = [_head(rows, tuning), _glance(rows)]
     for scenario in MAIN:
         mine = [row for row in rows if row["scenario"] == scenario.name]
-        if mine:
+        if mine and scenario is DENSE:
+            parts.append(_dense_table(rows))
+        elif mine:
             draw_curves(mine, figures / f"evidence-{scenario.name}.svg")
             parts.append(_section(scenario, mine, tuning))
         if mine and scenario is COVERAGE:
@@ -57,13 +70,25 @@ def write_page(rows: list[Row], tuning: dict[str, Any], path: Path) -> None:
 def _head(rows: list[Row], tuning: dict[str, Any]) -> str:
     found = next(iter(tuning.values()))
     points = sorted({searched["num_points"] for searched in tuning.values()})
-    versions = {f"{k} {v}" for row in rows for k, v in row["versions"].items()}
     return HEAD.format(
         points=listing([str(number) for number in points]),
         tuning=listing([str(s) for s in found["seeds"]]),
         seeds=listing([str(s) for s in sorted({row["seed"] for row in rows})]),
-        versions=", ".join(sorted(versions)),
     )
+
+
+def _glance(rows: list[Row]) -> str:
+    """Return all aims and how they came out."""
+    lines = ["## At a glance", "", "Aims set before the measurement, of EMS-FL:", ""]
+    lines += ["| scenario | aim | measured | |", "| --- | --- | --- | --- |"]
+    for scenario in MAIN:
+        mine = [row for row in rows if row["scenario"] == scenario.name]
+        for target in TARGETS:
+            found = verdict(target, mine) if mine and target.scenario == scenario.name else None
+            if found is not None:
+                told = "met" if found[1] else "**missed**"
+                lines.append(f"| {scenario.title} | {target.text} | {found[0]} | {told} |")
+    return "\n".join(lines)
 
 
 def _section(scenario: Scenario, rows: list[Row], tuning: dict[str, Any]) -> str:
@@ -71,19 +96,32 @@ def _section(scenario: Scenario, rows: list[Row], tuning: dict[str, Any]) -> str
     metric = METRICS[rows[0]["metric"]]
     better = "higher" if metric.higher_is_better else "lower"
     parts = [
-        f"## {name.replace('_', ' ').capitalize()}",
-        f"{metric.axis_title.capitalize()}, {better} is better.",
+        f"## {scenario.title}",
+        f"{metric.axis_title.capitalize()}, {better} is better. Rows `{name}`, made with "
+        f"{', '.join(f'{k} {v}' for k, v in rows[0]['versions'].items())}.",
         f"![curves of {name}](figures/evidence-{name}.svg)",
         _main_table(rows, metric),
         _cost_table(rows),
         overhead_table(scenario, rows),
     ]
-    targets = [target for target in TARGETS if target.scenario == name]
-    if targets:
-        parts.append("Aims set before the measurement:")
-        parts.append(_verdicts(targets, rows))
     parts.append("Settings: " + _settings(tuning.get(name, {})))
     return "\n\n".join(parts)
+
+
+def _dense_table(rows: list[Row]) -> str:
+    """Return what the encoder reaches with and without its mixtures, trained in one place."""
+    lines = [
+        "Trained in one place with one cluster's steps, each with a search of its own:",
+        "",
+        "| encoder | final |",
+        "| --- | ---: |",
+    ]
+    for name, encoder in (("sentiment", "upcycled"), (DENSE.name, "dense, as it is")):
+        mine = [r for r in rows if r["scenario"] == name and r["method"] in DENSE.trained]
+        if mine:
+            metric = METRICS[mine[0]["metric"]]
+            lines.append(f"| {encoder} | {metric.spread(spread([r['final'] for r in mine]))} |")
+    return "\n".join(lines)
 
 
 def _methods(rows: list[Row]) -> dict[str, list[Row]]:
@@ -106,15 +144,25 @@ def _main_table(rows: list[Row], metric: Metric) -> str:
         final = spread([row["final"] for row in mine])
         lead = MISSING
         if ems is not None and method != "ems_fl":
-            difference = metric.lead(ems, final)
-            lead = f"{metric.gain(difference.mean)} ({metric.evidence(difference)})"
+            lead = _lead(metric, metric.lead(ems, final))
         time_s = _mean_time(mine)
         hours = MISSING if time_s is None else f"{time_s / 3600:.1f}"
         ratio = MISSING if time_s is None or not reference else f"{time_s / reference:.2f}"
         label = f"*{mine[0]['label']}*" if method in ABLATIONS else mine[0]["label"]
         lines.append(f"| {label} | {metric.spread(final)} | {lead} | {hours} | {ratio} |")
     start = metric.value(statistics.fmean(row["initial"] for row in rows))
-    return "\n".join(lines) + f"\n\nAblations in italics; before any tuning {start}."
+    return "\n".join(lines) + (
+        f"\n\nAblations in italics; before any tuning {start}. Local only: each cluster's own "
+        "model on its own domain."
+    )
+
+
+def _lead(metric: Metric, lead: Difference) -> str:
+    if lead.interval is None:
+        return metric.gain(lead.mean)
+    low, high = (metric.gain(bound) for bound in lead.interval)
+    mean = metric.gain(lead.mean) if lead.settled else f"({metric.gain(lead.mean)})"
+    return f"{mean}, {low} to {high}"
 
 
 def _mean_time(rows: Sequence[Row]) -> float | None:
@@ -144,15 +192,6 @@ def _cost_table(rows: list[Row]) -> str:
 def _mean(rows: Sequence[Row], key: str, unit: float) -> str:
     values = [row[key] for row in rows]
     return MISSING if None in values else amount(statistics.fmean(values) / unit)
-
-
-def _verdicts(targets: Sequence[Target], rows: list[Row]) -> str:
-    lines = ["| aim | measured | |", "| --- | --- | --- |"]
-    for target in targets:
-        found = verdict(target, rows)
-        if found is not None:
-            lines.append(f"| {target.text} | {found[0]} | {'met' if found[1] else '**missed**'} |")
-    return "\n".join(lines)
 
 
 def _settings(tuned: dict[str, Any]) -> str:

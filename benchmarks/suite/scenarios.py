@@ -51,6 +51,8 @@ class Scenario:
     """In the search, for each method."""
     tuned_as: str | None = None
     """The scenario whose settings it uses; None: its own."""
+    title: str = ""
+    """Heads its section of the page."""
 
     @property
     def tuned_name(self) -> str:
@@ -63,13 +65,19 @@ class Scenario:
         return CONFIGS / f"{self.base}.yaml"
 
 
-def _on_texts(name: str, regime: str) -> Scenario:
+def _on_texts(name: str, regime: str, title: str) -> Scenario:
     return Scenario(
-        name, name, trained=ON_TEXTS, ablations=ABLATIONS_ON_TEXTS, regime=regime, num_points=8
+        name,
+        name,
+        trained=ON_TEXTS,
+        ablations=ABLATIONS_ON_TEXTS,
+        regime=regime,
+        num_points=8,
+        title=title,
     )
 
 
-ROTATED = Scenario("mnist_rotated", "mnist_rotated")
+ROTATED = Scenario("mnist_rotated", "mnist_rotated", title="Rotated MNIST")
 COVERAGE = Scenario(
     "coverage_terrestrial",
     "mnist_rotated",
@@ -86,14 +94,27 @@ COVERAGE = Scenario(
     ("ems_fl", "fedavg", "fedavg_fill", "central_all_steps"),
     (),
     num_points=8,
+    title="Coverage: two sites on the ground",
 )
 """Two of the sites of rotated MNIST, on a terrestrial network; the domains of all four count."""
 
+DENSE = Scenario(
+    "sentiment_dense",
+    "sentiment",
+    ("model.num_experts=1", "model.top_k=1"),
+    ("central_same_steps",),
+    (),
+    regime="fine_tuning",
+    num_points=8,
+)
+"""The encoder as it is, not upcycled: what the mixture has to beat."""
+
 MAIN = (
     ROTATED,
-    Scenario("mnist_labels", "mnist_labels", num_points=8),
-    _on_texts("sentiment", "fine_tuning"),
-    _on_texts("language_model", "adam"),
+    Scenario("mnist_labels", "mnist_labels", num_points=8, title="MNIST with skewed labels"),
+    _on_texts("sentiment", "fine_tuning", "Sentiment, MiniLM upcycled"),
+    DENSE,
+    _on_texts("language_model", "adam", "Language model"),
     COVERAGE,
 )
 

@@ -28,9 +28,9 @@ def test_one_process_and_two_find_the_same_rows_and_the_page_shows_them(tmp_path
     from suite.tuning import tune
 
     few = {"trained": ("ems_fl", "fedavg_fill"), "ablations": ("ems_fl_no_gate",)}
-    rotated = replace(ROTATED, **few)
+    rotated = replace(ROTATED, **few, num_points=1)
     scenarios = [rotated, replace(COVERAGE, **few, tuned_as=rotated.name)]
-    tuning = tune([rotated], tmp_path / "tuning", 1, workers=1, extra=EXTRA)
+    tuning = tune([rotated], tmp_path / "tuning", workers=1, extra=EXTRA)
     rows, again = (
         collect(scenarios, tuning, tmp_path / f"rows{workers}", [0], workers, EXTRA)
         for workers in (1, 2)
