@@ -12,13 +12,12 @@ INSTALL := $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-c
 CODE := src tests benchmarks docs
 DEMO := configs/demo.yaml
 DEMO_METHODS := ems_fl,fedavg,fedavg_fill,fedasync
-ALL_METHODS := $(DEMO_METHODS),ems_fl_no_gate,ems_fl_gate_only,ems_fl_frozen_shared,ems_fl_random
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help install demo evidence-demo test test-faults lint format bench docs readme constraints clean
+.PHONY: help install demo test test-faults lint format bench docs readme constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -41,9 +40,6 @@ $(COMPLETE): $(RUNTIME)
 
 demo: $(RUNTIME) ## EMS-FL against FedAvg and FedAsync: a table and a page, in minutes
 	@$(BIN)/emsfl run $(DEMO) --methods $(DEMO_METHODS) --seeds 0 --workers 2
-
-evidence-demo: $(RUNTIME) ## the demo with three seeds and every ablation
-	@$(BIN)/emsfl run $(DEMO) --methods $(ALL_METHODS) --seeds 0,1,2 --workers 2
 
 test: $(COMPLETE) ## run the tests
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
