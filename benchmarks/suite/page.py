@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from emsfl.results.metric import METRICS, Metric
-from emsfl.results.paired import Difference
 from emsfl.results.summary import spread
 from emsfl.results.wording import MISSING, amount, listing
+from suite.choice import choice_table
 from suite.coverage import coverage_table
 from suite.figures import draw_curves, draw_map
 from suite.overhead import overhead_table
@@ -25,6 +25,7 @@ from suite.scenarios import (
     Scenario,
 )
 from suite.targets import TARGETS, verdict
+from suite.wording import brief_lead
 
 Row = dict[str, Any]
 HEAD = """# The evidence
@@ -60,6 +61,7 @@ def write_page(rows: list[Row], tuning: dict[str, Any], path: Path) -> None:
             parts.append(_section(scenario, mine, tuning))
         if mine and scenario is COVERAGE:
             parts.append(coverage_table(rows))
+    parts += [table for table in [choice_table(rows)] if table is not None]
     parts += _map(rows, figures)
     absent = [s.name for s in MAIN if all(row["scenario"] != s.name for row in rows)]
     if absent:
@@ -144,7 +146,7 @@ def _main_table(rows: list[Row], metric: Metric) -> str:
         final = spread([row["final"] for row in mine])
         lead = MISSING
         if ems is not None and method != "ems_fl":
-            lead = _lead(metric, metric.lead(ems, final))
+            lead = brief_lead(metric, metric.lead(ems, final))
         time_s = _mean_time(mine)
         hours = MISSING if time_s is None else f"{time_s / 3600:.1f}"
         ratio = MISSING if time_s is None or not reference else f"{time_s / reference:.2f}"
@@ -155,14 +157,6 @@ def _main_table(rows: list[Row], metric: Metric) -> str:
         f"\n\nAblations in italics; before any tuning {start}. Local only: each cluster's own "
         "model on its own domain."
     )
-
-
-def _lead(metric: Metric, lead: Difference) -> str:
-    if lead.interval is None:
-        return metric.gain(lead.mean)
-    low, high = (metric.gain(bound) for bound in lead.interval)
-    mean = metric.gain(lead.mean) if lead.settled else f"({metric.gain(lead.mean)})"
-    return f"{mean}, {low} to {high}"
 
 
 def _mean_time(rows: Sequence[Row]) -> float | None:

@@ -119,6 +119,28 @@ MAIN = (
 )
 
 
+def _specialised(base: Scenario) -> Scenario:
+    return Scenario(
+        base.name.replace("mnist", "specialised"),
+        base.base,
+        (
+            "model.num_experts=64",
+            "model.expert_size=32",
+            "model.pretrain={num_steps: 6000, load_balancing: 0.0}",
+            "method_settings.ems_fl.experts_per_cluster=4",
+        ),
+        ("ems_fl",),
+        ("ems_fl_no_gate", "ems_fl_random", "ems_fl_random_no_gate"),
+        num_points=8,
+        title=base.title,
+    )
+
+
+SPECIALISED = tuple(_specialised(scenario) for scenario in MAIN[:2])
+"""What the choice of experts is worth where it should be worth most: 64 small experts a layer,
+pre-trained ten times as long without load balancing, and 48 of them left to nobody."""
+
+
 def _mapped(name: str, *overrides: str, tuned_as: str | None = ROTATED.name) -> Scenario:
     return Scenario(name, ROTATED.base, overrides, MAPPED, MAPPED_ABLATIONS, tuned_as=tuned_as)
 
@@ -224,4 +246,4 @@ MAP = (
 """Where EMS-FL wins and loses: one thing differs from rotated MNIST on each axis."""
 
 MAPPED_SCENARIOS = tuple(s for axis in MAP for s in axis.points.values() if s not in MAIN)
-SCENARIOS = {s.name: s for s in (*MAIN, *MAPPED_SCENARIOS)}
+SCENARIOS = {s.name: s for s in (*MAIN, *SPECIALISED, *MAPPED_SCENARIOS)}

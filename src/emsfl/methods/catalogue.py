@@ -201,6 +201,12 @@ METHODS: dict[str, MethodEntry] = {
     "ems_fl_random": MethodEntry(
         label="EMS-FL, random assignment", build=_ems_fl(random_experts=True)
     ),
+    "ems_fl_random_no_gate": MethodEntry(
+        label="EMS-FL, random assignment, without domain gate",
+        build=_ems_fl(random_experts=True),
+        training_of="ems_fl_random",
+        gated=False,
+    ),
     "ems_fl_frequency": MethodEntry(
         label="EMS-FL, experts scored by activation frequency",
         build=_ems_fl(),

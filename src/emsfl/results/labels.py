@@ -97,6 +97,14 @@ _KNOWN = {
         dash="longdash",
         symbol="star",
     ),
+    "ems_fl_random_no_gate": MethodStyle(
+        label="EMS-FL (random, no gate)",
+        meaning="experts are assigned at random, and the pre-trained router routes",
+        light="#5f4b8b",
+        dark="#b9a7e6",
+        dash="dot",
+        symbol="star",
+    ),
     "fedavg_quorum": MethodStyle(
         label="FedAvg (quorum)",
         meaning="a round ends when most clusters have reported; late reports are not used",

@@ -1,0 +1,63 @@
+"""What the choice of experts is worth: by correlation against at random, with and without gate."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from emsfl.results.metric import METRICS
+from emsfl.results.summary import spread
+from emsfl.results.wording import MISSING
+from suite.scenarios import MAIN, SPECIALISED, Scenario
+from suite.wording import brief_lead
+
+Row = dict[str, Any]
+PAIRS = (
+    ("with the gate", "ems_fl", "ems_fl_random"),
+    ("without", "ems_fl_no_gate", "ems_fl_random_no_gate"),
+)
+HEAD = """## What the choice of experts is worth
+
+Experts chosen by the clusters' scores against a random choice of as many, everything else equal.
+The specialised models have 64 small experts in every layer, pre-trained ten times as long and
+without load balancing; each cluster gets 4 of them, and 48 go to nobody. Mass kept: the share of
+the pre-trained router's weight that goes to a cluster's own experts on its own data.
+
+| model | data | | by scores | at random | difference | mass kept |
+| --- | --- | --- | ---: | ---: | --- | --- |"""
+
+
+def choice_table(rows: list[Row]) -> str | None:
+    """Return the comparison, or None where none of it has been measured."""
+    lines = []
+    for model, scenarios in (("as above", MAIN), ("specialised", SPECIALISED)):
+        for scenario in scenarios:
+            lines += [f"| {model} | {line}" for line in _compared(scenario, rows)]
+    return "\n".join([HEAD, *lines]) if lines else None
+
+
+def _compared(scenario: Scenario, rows: list[Row]) -> list[str]:
+    lines = []
+    for routing, chosen, random in PAIRS:
+        own, theirs = (
+            sorted(
+                (r for r in rows if r["scenario"] == scenario.name and r["method"] == method),
+                key=lambda r: int(r["seed"]),
+            )
+            for method in (chosen, random)
+        )
+        if not own or not theirs:
+            continue
+        metric = METRICS[own[0]["metric"]]
+        first, second = (spread([r["final"] for r in part]) for part in (own, theirs))
+        lead = brief_lead(metric, metric.lead(first, second))
+        lines.append(
+            f"{scenario.title} | {routing} | {metric.spread(first)} | {metric.spread(second)} | "
+            f"{lead} | {_mass(own)} against {_mass(theirs)} |"
+        )
+    return lines
+
+
+def _mass(rows: list[Row]) -> str:
+    kept = [row["mass_kept"] for row in rows]
+    return MISSING if None in kept else f"{statistics.fmean(kept):.2f}"
