@@ -14,7 +14,7 @@ from emsfl.results import RunResult
 from emsfl.results.metric import METRICS
 from emsfl.results.summary import better_fedavg, first_reached_s
 from emsfl.sweep import Point, run_points
-from suite.scenarios import Scenario
+from suite.scenarios import NO_SETTINGS, Scenario
 
 Row = dict[str, Any]
 
@@ -33,7 +33,7 @@ def collect(
         for names in _arms([*scenario.trained, *scenario.ablations]):
             for seed in seeds:
                 name = f"{scenario.name}-{names[0]}-{seed}"
-                overrides = [*scenario.overrides, *extra, *chosen(tuning, scenario)]
+                overrides = [NO_SETTINGS, *scenario.overrides, *extra, *chosen(tuning, scenario)]
                 config = load(scenario.config, overrides, names, [seed])
                 points.append(Point(name, {}, config))
                 labels[name] = (scenario.name, seed)

@@ -13,6 +13,9 @@ TEST_SEEDS = (0, 1, 2)
 TUNING_SEEDS = (10,)
 """Another data split, model and order of batches than those that are reported."""
 
+NO_SETTINGS = "method_settings={}"
+"""Overrides what a search has written into a config: a run's settings are those of its own row."""
+
 TRAINED = (
     "ems_fl", "fedavg", "fedavg_fill", "fedavg_quorum", "fedavg_experts", "fedprox", "fedasync",
     "fedbuff", "fedmoe", "esft", "local", "central_same_steps", "central_all_steps",

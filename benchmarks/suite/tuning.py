@@ -20,7 +20,7 @@ from emsfl.experiment import load
 from emsfl.results import RunResult
 from emsfl.results.metric import METRICS
 from emsfl.sweep import Point, run_points
-from suite.scenarios import TUNING_SEEDS, Scenario
+from suite.scenarios import NO_SETTINGS, TUNING_SEEDS, Scenario
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _point(
     extra: Sequence[str],
 ) -> Point:
     texts = {f"method_settings.{method}.{key}": repr(value) for key, value in settings.items()}
-    overrides = [*scenario.overrides, *extra, "simulate.judged_on=validation"]
+    overrides = [NO_SETTINGS, *scenario.overrides, *extra, "simulate.judged_on=validation"]
     overrides += [f"{key}={value}" for key, value in texts.items()]
     return Point(name, texts, load(scenario.config, overrides, [method], [seed]))
 
