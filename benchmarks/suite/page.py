@@ -22,6 +22,7 @@ from suite.scenarios import (
     MAP,
     MAPPED,
     MAPPED_ABLATIONS,
+    SCENARIOS,
     Scenario,
 )
 from suite.targets import TARGETS, verdict
@@ -83,7 +84,7 @@ def _glance(rows: list[Row]) -> str:
     """Return all aims and how they came out."""
     lines = ["## At a glance", "", "Aims set before the measurement, of EMS-FL:", ""]
     lines += ["| scenario | aim | measured | |", "| --- | --- | --- | --- |"]
-    for scenario in MAIN:
+    for scenario in SCENARIOS.values():
         mine = [row for row in rows if row["scenario"] == scenario.name]
         for target in TARGETS:
             found = verdict(target, mine) if mine and target.scenario == scenario.name else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from suite.places import sites
@@ -154,7 +154,8 @@ def _mixed(alpha: float) -> Scenario:
 
 def _speed(factor: float, tuned_as: str | None = None) -> Scenario:
     speed = f"simulate.device_flops_per_s={44.0e3 * factor!r}"
-    return _mapped(f"speed_{factor:g}", speed, tuned_as=tuned_as)
+    scenario = _mapped(f"speed_{factor:g}", speed, tuned_as=tuned_as)
+    return replace(scenario, title=f"{ROTATED.title}, devices {factor:g} times as fast")
 
 
 def _satellites(number: int, planes: int) -> Scenario:
