@@ -65,14 +65,15 @@ def draw_map(name: str, points: Mapping[str, list[Row]], path: Path) -> None:
             for mine in points.values()
         ]
         style = styles[method]
-        axis.errorbar(range(len(points)), [np.mean(f) for f in finals],
-                      [np.std(f) for f in finals], color=style.light, ls=DASHES[style.dash],
-                      capsize=2, lw=1.4, label=label)  # fmt: skip
+        spreads = [np.std(f, ddof=min(1, len(f) - 1)) for f in finals]
+        axis.errorbar(range(len(points)), [np.mean(f) for f in finals], spreads,
+                      color=style.light, ls=DASHES[style.dash], capsize=2, lw=1.4,
+                      label=label)  # fmt: skip
     axis.set_xticks(range(len(points)), list(points))
     axis.set_xlabel(name)
     axis.set_ylabel(metric.axis_title)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, frameon=False)
+    axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
     _save(figure, path)
 
 
