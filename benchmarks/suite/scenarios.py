@@ -216,8 +216,8 @@ MAP = (
             "10": _speed(10.0, tuned_as="speed_3"),
             "30": _speed(30.0, tuned_as="speed_3"),
         },
-        "As a multiple of rotated MNIST's, where a step takes 8 minutes and the 28 contacts of a site "
-        "are 19 steps apart on average: from 0.6 to 570 steps per gap.",
+        "As a multiple of rotated MNIST's, where a step takes 8 minutes and the 28 contacts of a "
+        "site are 19 steps apart on average: from 0.6 to 570 steps per gap.",
     ),
     Axis(
         "satellites",
