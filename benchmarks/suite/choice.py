@@ -8,7 +8,7 @@ from typing import Any
 from emsfl.results.metric import METRICS
 from emsfl.results.summary import spread
 from emsfl.results.wording import MISSING
-from suite.scenarios import MAIN, SPECIALISED, Scenario
+from suite.scenarios import SCENARIOS, SPECIALISED, Scenario
 from suite.wording import brief_lead
 
 Row = dict[str, Any]
@@ -30,7 +30,8 @@ the pre-trained router's weight that goes to a cluster's own experts on its own 
 def choice_table(rows: list[Row]) -> str | None:
     """Return the comparison, or None where none of it has been measured."""
     lines = []
-    for model, scenarios in (("as above", MAIN), ("specialised", SPECIALISED)):
+    others = [s for s in SCENARIOS.values() if s.title and s not in SPECIALISED]
+    for model, scenarios in (("as above", others), ("specialised", SPECIALISED)):
         for scenario in scenarios:
             lines += [f"| {model} | {line}" for line in _compared(scenario, rows)]
     return "\n".join([HEAD, *lines]) if lines else None
