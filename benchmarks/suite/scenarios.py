@@ -122,11 +122,14 @@ MAIN = (
 )
 
 
-def _specialised(base: Scenario) -> Scenario:
+def _specialised(base: Scenario, factor: float) -> Scenario:
+    name = base.name.replace("mnist", "specialised")
+    slower = "" if factor == 1 else f", devices {factor:g} times as fast"
     return Scenario(
-        base.name.replace("mnist", "specialised"),
+        name if factor == 1 else f"{name}_{factor:g}",
         base.base,
         (
+            _device_speed(factor),
             "model.num_experts=64",
             "model.expert_size=32",
             "model.pretrain={num_steps: 6000, load_balancing: 0.0}",
@@ -135,13 +138,18 @@ def _specialised(base: Scenario) -> Scenario:
         ("ems_fl",),
         ("ems_fl_no_gate", "ems_fl_random", "ems_fl_random_no_gate"),
         num_points=8,
-        title=base.title,
+        title=f"{base.title}{slower}",
     )
 
 
-SPECIALISED = tuple(_specialised(scenario) for scenario in MAIN[:2])
+def _device_speed(factor: float) -> str:
+    return f"simulate.device_flops_per_s={44.0e3 * factor!r}"
+
+
+SPECIALISED = tuple(_specialised(s, factor) for factor in (1, 0.03) for s in MAIN[:2])
 """What the choice of experts is worth where it should be worth most: 64 small experts a layer,
-pre-trained ten times as long without load balancing, and 48 of them left to nobody."""
+pre-trained ten times as long without load balancing, and 48 of them left to nobody; also with little
+time to tune."""
 
 
 def _mapped(name: str, *overrides: str, tuned_as: str | None = ROTATED.name) -> Scenario:
@@ -153,8 +161,7 @@ def _mixed(alpha: float) -> Scenario:
 
 
 def _speed(factor: float, tuned_as: str | None = None) -> Scenario:
-    speed = f"simulate.device_flops_per_s={44.0e3 * factor!r}"
-    scenario = _mapped(f"speed_{factor:g}", speed, tuned_as=tuned_as)
+    scenario = _mapped(f"speed_{factor:g}", _device_speed(factor), tuned_as=tuned_as)
     return replace(scenario, title=f"{ROTATED.title}, devices {factor:g} times as fast")
 
 
