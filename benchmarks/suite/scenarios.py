@@ -148,8 +148,8 @@ def _device_speed(factor: float) -> str:
 
 SPECIALISED = tuple(_specialised(s, factor) for factor in (1, 0.03) for s in MAIN[:2])
 """What the choice of experts is worth where it should be worth most: 64 small experts a layer,
-pre-trained ten times as long without load balancing, and 48 of them left to nobody; also with little
-time to tune."""
+pre-trained ten times as long without load balancing, and 48 of them left to nobody; also with
+little time to tune."""
 
 
 def _mapped(name: str, *overrides: str, tuned_as: str | None = ROTATED.name) -> Scenario:
