@@ -45,7 +45,7 @@ target of a scenario is the final value of the better FedAvg form of each seed.
 
 MAP_HEAD = """## Where EMS-FL wins and loses
 
-One thing differs from rotated MNIST."""
+One thing differs from rotated MNIST. Values without a spread are of one seed."""
 
 
 def write_page(rows: list[Row], tuning: dict[str, Any], path: Path) -> None:
