@@ -116,14 +116,15 @@ def _dense_table(rows: list[Row]) -> str:
     lines = [
         "Trained in one place with one cluster's steps, each with a search of its own:",
         "",
-        "| encoder | final |",
-        "| --- | ---: |",
+        "| encoder | seeds | final |",
+        "| --- | ---: | ---: |",
     ]
     for name, encoder in (("sentiment", "upcycled"), (DENSE.name, "dense, as it is")):
         mine = [r for r in rows if r["scenario"] == name and r["method"] in DENSE.trained]
         if mine:
             metric = METRICS[mine[0]["metric"]]
-            lines.append(f"| {encoder} | {metric.spread(spread([r['final'] for r in mine]))} |")
+            final = metric.spread(spread([r["final"] for r in mine]))
+            lines.append(f"| {encoder} | {len(mine)} | {final} |")
     return "\n".join(lines)
 
 
