@@ -9,7 +9,7 @@ the mean of the copies beside it, for the speed of shared machines drifts. The s
 hashes of the checkpoint's files in the cache, where the merge finds them; "anew" is a merge without
 them. Then a split and a merge
 are killed (SIGKILL) half-way and started again, and every file of their results is compared with
-the first ones by SHA-256, read back from disk.
+the first ones by BLAKE3 hash, read back from disk.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from emsfl.moe.tensor_files import sha256_of_file
+from emsfl.moe.tensor_files import blake3_of_file
 from make_checkpoint import make_checkpoint
 
 NUM_PARTS = 4
@@ -142,10 +142,10 @@ def killed_and_again(
 
 
 def hashes_below(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below a folder, by its name in the folder."""
+    """Return the BLAKE3 hash of every file below a folder, by its name in the folder."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     with ThreadPoolExecutor(2) as pool:
-        hashes = pool.map(sha256_of_file, paths)
+        hashes = pool.map(blake3_of_file, paths)
     return {str(path.relative_to(folder)): value for path, value in zip(paths, hashes, strict=True)}
 
 

@@ -93,3 +93,9 @@ def sha256_of(*parts: Any) -> str:
         digest.update(f"{kind} {len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 (hex) of a small file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,7 +22,7 @@ from emsfl.moe.inspection import inspect_checkpoint
 from emsfl.moe.manifests import Manifest, read_document
 from emsfl.moe.merge_checkpoint import merge_checkpoint
 from emsfl.moe.split_checkpoint import split_checkpoint as split
-from emsfl.moe.tensor_files import sha256_of_file
+from emsfl.moe.tensor_files import blake3_of_file
 from emsfl.training import tune as tune_module
 from emsfl.training.tune import TuneSettings, tune
 from tests.reference.tiny_models import make_assignment, make_table, save_dense, save_model
@@ -54,7 +54,7 @@ def updates(parts: Path) -> list[Path]:
 
 def tree(folder: Path) -> dict[str, str]:
     return {
-        str(path.relative_to(folder)): sha256_of_file(path)
+        str(path.relative_to(folder)): blake3_of_file(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -153,7 +153,7 @@ def test_a_merged_model_is_the_base_of_the_next_round(
     assert not any(has_gate(part.folder) for part in again)
     second = merge_checkpoint(merged, [part.folder for part in again], tmp_path / "second")
     assert not second.has_gate and not has_gate(second.folder)
-    assert second.files == {n: sha256_of_file(merged / n) for n in second.files}
+    assert second.files == {n: blake3_of_file(merged / n) for n in second.files}
 
 
 def load_all(folder: Path) -> dict[str, torch.Tensor]:
@@ -167,7 +167,7 @@ def rewrite(folder: Path, **changes: Any) -> None:
     """Change fields of a manifest and let it list the tensor file that is there."""
     path = folder / "emsfl.json"
     document = {**json.loads(path.read_text()), **changes}
-    document["files"] = {"model.safetensors": sha256_of_file(folder / "model.safetensors")}
+    document["files"] = {"model.safetensors": blake3_of_file(folder / "model.safetensors")}
     path.write_text(json.dumps(document))
 
 
@@ -256,8 +256,9 @@ def test_tensors_without_a_place_are_refused(
     [
         ("{", "cannot be read"),
         ("[]", "must hold a JSON object"),
-        ('{"format_version": 1}', "is no Manifest: content"),
-        ('{"format_version": 2}', "format version 2; update emsfl"),
+        ('{"format_version": 2}', "is no Manifest: content"),
+        ('{"format_version": 1}', "of an older emsfl; make it anew"),
+        ('{"format_version": 3}', "format version 3; update emsfl"),
     ],
 )
 def test_a_wrong_manifest_is_refused(
@@ -342,9 +343,9 @@ def test_headers_that_lie_are_refused(tmp_path: Path) -> None:
 
 def test_manifest_hashes_are_those_of_the_files(parts: Path, base: Path) -> None:
     manifest = read_document(Manifest, parts / "a" / "emsfl.json")
-    assert manifest.files == {n: sha256_of_file(parts / "a" / n) for n in manifest.files}
-    expected = {n: sha256_of_file(base / n) for n in open_checkpoint(base).headers}
-    assert manifest.base.file_sha256 == expected
+    assert manifest.files == {n: blake3_of_file(parts / "a" / n) for n in manifest.files}
+    expected = {n: blake3_of_file(base / n) for n in open_checkpoint(base).headers}
+    assert manifest.base.file_blake3 == expected
     assert manifest.base.sha256 == sha256_of(expected)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from emsfl.moe import file_hashes
-from emsfl.moe.file_hashes import known_sha256
+from emsfl.moe.file_hashes import known_blake3
 
 
 @pytest.fixture
@@ -18,21 +18,21 @@ def hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("EMSFL_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(file_hashes, "SETTLED_NS", -1_000_000_000)
     read = []
-    whole = file_hashes.sha256_of_file
+    whole = file_hashes.blake3_of_file
 
     def watched(path, progress, *, once):
         read.append(path.name)
         return whole(path, progress, once=once)
 
-    monkeypatch.setattr(file_hashes, "sha256_of_file", watched)
+    monkeypatch.setattr(file_hashes, "blake3_of_file", watched)
     return read
 
 
 def ask(path: Path) -> str:
     told: list[int] = []
-    found = known_sha256(path, told.append, once=True)
+    found = known_blake3(path, told.append, once=True)
     assert sum(told) == path.stat().st_size
-    assert found == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found == blake3(path.read_bytes()).hexdigest()
     return found
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from emsfl.errors import DataError
+from emsfl.files import sha256_of_file
 from emsfl.moe import find_moe_layers
 from emsfl.moe.checkpoint import open_checkpoint
 from emsfl.moe.domain_statistics import Call, read_statistics, statistics_path, watching
@@ -20,7 +21,6 @@ from emsfl.moe.merge_checkpoint import merge_checkpoint
 from emsfl.moe.pretrained import load_model
 from emsfl.moe.pretrained_features import PretrainedFeatures, feature_tensors
 from emsfl.moe.split_checkpoint import split_checkpoint
-from emsfl.moe.tensor_files import sha256_of_file
 from emsfl.training.model_scores import score_model
 from emsfl.training.tune import TuneSettings, tune
 from tests.reference.tiny_models import (

@@ -17,7 +17,7 @@ from torch import nn
 from emsfl.errors import DataError
 from emsfl.files import sha256_of
 from emsfl.moe.adapter import MoELayerInfo, MoELayout, expert_axis, find_moe_layers
-from emsfl.moe.file_hashes import known_sha256
+from emsfl.moe.file_hashes import known_blake3
 from emsfl.moe.tensor_files import Progress, StoredTensor, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -67,7 +67,7 @@ class Checkpoint:
         )
 
     def file_hashes(self, progress: Progress, *, once: bool) -> dict[str, str]:
-        """Return the SHA-256 of every tensor file; one that is known from before is not read.
+        """Return the BLAKE3 hash of every tensor file; one that is known from before is not read.
 
         Args:
             progress: told of all bytes read.
@@ -75,7 +75,7 @@ class Checkpoint:
         """
         with file_pool() as pool:
             paths = [self.folder / name for name in self.headers]
-            hashes = pool.map(lambda path: known_sha256(path, progress, once=once), paths)
+            hashes = pool.map(lambda path: known_blake3(path, progress, once=once), paths)
             return dict(zip(self.headers, hashes, strict=True))
 
 

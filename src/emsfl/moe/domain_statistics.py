@@ -21,10 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from emsfl.errors import DataError
-from emsfl.files import atomic_path
+from emsfl.files import atomic_path, sha256_of_file
 from emsfl.moe.adapter import MoELayout
 from emsfl.moe.gate import DomainStatistics
-from emsfl.moe.tensor_files import sha256_of_file
 
 
 class Pooling(StrEnum):

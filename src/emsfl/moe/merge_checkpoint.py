@@ -25,7 +25,7 @@ from emsfl.moe.checkpoint import (
     stored_layout,
 )
 from emsfl.moe.gate_wrapper import has_gate
-from emsfl.moe.manifests import MANIFEST_NAME, BaseModelInfo
+from emsfl.moe.manifests import FORMAT_VERSION, MANIFEST_NAME, BaseModelInfo
 from emsfl.moe.merge_gate import read_gate_statistics, write_gate
 from emsfl.moe.model_card import merged_card
 from emsfl.moe.pretrained import carried_files, full_config, read_json, skeleton
@@ -50,7 +50,7 @@ class Merged:
     folder: Path
     num_bytes: int
     files: Mapping[str, str]
-    """Tensor file -> SHA-256."""
+    """Tensor file -> BLAKE3 hash."""
     clusters: tuple[str, ...]
     has_gate: bool
     """Whether a domain gate lies beside the weights."""
@@ -122,7 +122,7 @@ def merge_checkpoint(
     write_json(
         partial_folder / MANIFEST_NAME,
         {
-            "format_version": 1,
+            "format_version": FORMAT_VERSION,
             "content": "merged",
             "plan_sha256": plan_sha256,
             "base": expected.model_dump(mode="json"),

@@ -40,8 +40,8 @@ from emsfl.moe.tensor_files import (
     NewTensor,
     Progress,
     StoredTensor,
+    blake3_of_file,
     new_header,
-    sha256_of_file,
     write_file,
 )
 
@@ -320,13 +320,13 @@ def begin_files(
         progress: told of all bytes written, or read of files that are there.
 
     Returns:
-        File name -> SHA-256 to come.
+        File name -> BLAKE3 hash to come.
     """
 
     def write(name: str) -> str:
         path = folder / name
         if path.exists():
-            return sha256_of_file(path, progress)
+            return blake3_of_file(path, progress)
         return write_file(path, *contents[name], progress)
 
     return {name: pool.submit(write, name) for name in contents}

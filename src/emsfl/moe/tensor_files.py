@@ -8,7 +8,6 @@ stays at one buffer whatever the file's size.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import math
 import mmap
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from blake3 import blake3
 
 from emsfl.errors import DataError
 from emsfl.files import atomic_path
@@ -234,17 +234,17 @@ def aligned_buffer() -> memoryview:
     return memoryview(mmap.mmap(-1, CHUNK_BYTES + BLOCK_BYTES))
 
 
-def sha256_of_file(
+def blake3_of_file(
     path: Path, progress: Progress = lambda _count: None, *, once: bool = False
 ) -> str:
-    """Return the SHA-256 (hex) of a file's bytes.
+    """Return the BLAKE3 hash (hex) of a file's bytes.
 
     Args:
         path: the file.
         progress: told of all bytes read.
         once: whether the bytes are not read again soon; then they stay out of the page cache.
     """
-    digest = hashlib.sha256()
+    digest = blake3()
     whole = ByteRange(path, 0, path.stat().st_size)
     for chunk in whole.read_once(aligned_buffer()) if once else whole.read():
         digest.update(chunk)
@@ -270,7 +270,7 @@ def new_header(tensors: Sequence[NewTensor]) -> bytes:
 
 
 def write_file(path: Path, header: bytes, tensors: Sequence[NewTensor], progress: Progress) -> str:
-    """Write a safetensors file atomically, piece by piece, and return its SHA-256 (hex).
+    """Write a safetensors file atomically, piece by piece, and return its BLAKE3 hash (hex).
 
     Args:
         path: where to; it appears only when it is whole and on disk.
@@ -301,7 +301,7 @@ class _Sink:
     """
 
     def __init__(self, path: Path, progress: Progress) -> None:
-        self.digest = hashlib.sha256()
+        self.digest = blake3()
         self.num_taken = 0
         self._progress = progress
         self._read_buffer = aligned_buffer()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from blake3 import blake3
 
 from emsfl.errors import DataError, UpdateRefusedError
 from emsfl.moe.checkpoint import Checkpoint, Role, StoredLayout, open_checkpoint
@@ -149,7 +149,7 @@ class FileCheck:
         self.progress: Progress = lambda _count: None
         """Told of the bytes checked."""
         self._path, self._manifest, self._left = path, manifest, deque(tensors)
-        self._digest = hashlib.sha256(header)
+        self._digest = blake3(header)
         self._position = len(header)
         self._end = self._position + sum(tensor.num_bytes for tensor in tensors)
         self._lock = threading.Lock()

@@ -27,7 +27,7 @@ from emsfl.moe.manifests import (
     write_document,
 )
 from emsfl.moe.split_checkpoint import finish_partial, prepare_partial
-from emsfl.moe.tensor_files import sha256_of_file
+from emsfl.moe.tensor_files import blake3_of_file
 from emsfl.training.device import one_thread
 from emsfl.training.local import batch_order
 from emsfl.training.table_task import TableTask, logits_of
@@ -138,7 +138,7 @@ def tune(
         tunable.finish()
         with atomic_path(partial_folder / SINGLE_NAME) as temporary:
             save_file(tunable.update_tensors(checkpoint), temporary, metadata={"format": "pt"})
-    files = {SINGLE_NAME: sha256_of_file(partial_folder / SINGLE_NAME)}
+    files = {SINGLE_NAME: blake3_of_file(partial_folder / SINGLE_NAME)}
     last = state.losses[-max(1, len(state.losses) // 10) :]
     training = TrainingInfo(
         num_steps=settings.num_steps,
