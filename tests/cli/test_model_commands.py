@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from emsfl.cli import call
 from emsfl.moe.manifests import write_document
-from emsfl.moe.tensor_files import sha256_of_file
+from emsfl.moe.tensor_files import blake3_of_file
 
 Run = Callable[..., Any]
 
@@ -186,6 +186,8 @@ def base_and_parts(tmp_path: Path, run: Run) -> Path:
         ("evaluate cut --data rows.jsonl", "it is damaged or cut off"),
         ("evaluate pickled --data rows.jsonl", "holds pickle files"),
         ("evaluate grown --data rows.jsonl", "mismatched keys"),
+        ("evaluate whole --data rows.jsonl", "is I64 where the model has floating-point numbers"),
+        ("score whole --data rows.jsonl --cluster a --out s.json", "is I64 where the model has"),
         ("inspect ill_typed", "expected int, got str"),
         ("upcycle base --out m --labels a,a", "two or more different names"),
     ],
@@ -201,7 +203,7 @@ def test_bad_input_beside_good_is_one_line_and_leaves_nothing(
         tree = json.loads(Path("base/config.json").read_text())
         shutil.copytree("base", name)
         Path(name, "config.json").write_text(json.dumps(tree | config))
-    for name, damage in (("cut", cut_off), ("pickled", pickle_it)):
+    for name, damage in (("cut", cut_off), ("pickled", pickle_it), ("whole", make_whole)):
         shutil.copytree("base", name)
         damage(Path(name))
     shutil.copytree("parts/a", "few")
@@ -224,6 +226,13 @@ def cut_off(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
+def make_whole(folder: Path) -> None:
+    path = sorted(folder.glob("*.safetensors"))[0]
+    tensors = load_file(path)
+    name = min(tensors)
+    save_file({**tensors, name: tensors[name].long()}, path, {"format": "pt"})
+
+
 def flip_a_bit(folder: Path) -> None:
     path = sorted(folder.glob("*.safetensors"))[0]
     data = bytearray(path.read_bytes())
@@ -237,7 +246,7 @@ def lose_a_value(folder: Path) -> None:
     next(iter(tensors.values())).view(-1)[3] = math.nan
     save_file(tensors, path)
     tree = json.loads((folder / "emsfl.json").read_text())
-    tree["files"][path.name] = sha256_of_file(path)
+    tree["files"][path.name] = blake3_of_file(path)
     (folder / "emsfl.json").write_text(json.dumps(tree))
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from emsfl.errors import DataError
-from emsfl.moe.checkpoint import open_checkpoint
+from emsfl.moe.checkpoint import loaded_names, open_checkpoint
+from emsfl.moe.tensor_files import DTYPES, StoredTensor
 
 CARRIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".py")
 """Small files that travel with a checkpoint: configurations, tokenizer, chat template, code."""
@@ -99,7 +100,8 @@ def load_model(folder: Path, dtype: torch.dtype | None = None) -> nn.Module:
         DataError: tensor files that are no safetensors or are damaged, or tensors that the class
             needs are missing or do not fit.
     """
-    open_checkpoint(folder)
+    stored = open_checkpoint(folder).tensors
+    _check_dtypes(folder, stored)
     config = _config(folder)
     model, info = _model_class(folder, config).from_pretrained(
         folder,
@@ -116,6 +118,20 @@ def load_model(folder: Path, dtype: torch.dtype | None = None) -> nn.Module:
             raise DataError(f"{folder}: {problem.replace('_', ' ')}: {first}")
     loaded: nn.Module = model.eval()
     return loaded
+
+
+def _check_dtypes(folder: Path, stored: Mapping[str, StoredTensor]) -> None:
+    """Raise DataError if integers are stored where the model has floating-point numbers."""
+    empty = skeleton(folder)
+    state = empty.state_dict()
+    for name, target in loaded_names(empty, stored).items():
+        if target is None or not state[target].is_floating_point():
+            continue
+        if not DTYPES[stored[name].dtype].is_floating_point:
+            raise DataError(
+                f"{stored[name].path}: tensor {name} is {stored[name].dtype} where the model has "
+                "floating-point numbers"
+            )
 
 
 def stored_state(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
