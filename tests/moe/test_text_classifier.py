@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn import functional
 
 from emsfl.data import Samples
@@ -18,6 +19,9 @@ from emsfl.moe import (
     split_state,
     tokenise_for,
 )
+from emsfl.moe.config import EncoderGateConfig, GateConfig, PatchMoEConfig
+from emsfl.moe.gate import GateKind
+from emsfl.moe.gate_text import TextStatistics
 from emsfl.moe.text_classifier import _logits, _settings
 from emsfl.moe.upcycling import upcycle_encoder
 from emsfl.training import (
@@ -172,6 +176,43 @@ def test_gate_features_are_the_input_of_the_first_layer_that_is_not_frozen(spec,
 @pytest.fixture
 def shard(ids):
     return Samples(inputs=ids.numpy(), labels=np.random.default_rng(6).integers(0, 3, 40))
+
+
+def test_naive_bayes_counts_tokens_whatever_their_order(folders, state):
+    gate_config = EncoderGateConfig(kinds=tuple(GateKind))
+    spec = spec_of(folders["BertModel"], gate=gate_config)
+    # Cluster a uses tokens 4 to 11, cluster b 10 to 19; texts of 2 to 4 tokens.
+    generator = np.random.default_rng(3)
+    texts = [torch.from_numpy(generator.integers(*ids, (30, 4))) for ids in ((4, 12), (10, 20))]
+    for rows in texts:
+        rows[::3, 2:] = 0
+    statistics = [spec.measure(spec.build(state), spec.prepare(rows)) for rows in texts]
+    counts = [[int((rows == token).sum()) for token in range(1, 64)] for rows in texts]
+    assert [s.counts.tolist() for s in statistics] == [[0, *row] for row in counts]
+    gate = TextStatistics.fit(statistics, torch.tensor([[0, 0, 1, 1]] * 2))
+    plain, qda, lda, bayes = spec.gates(gate)
+    assert plain is None
+    # By hand: every cluster's frequencies are smoothed by 0.5 and by 100 tokens of the mean.
+    smoothed = np.array([[0.0, *row] for row in counts]) + 0.5
+    pooled = (smoothed / smoothed.sum(1, keepdims=True)).mean(0)
+    log_frequencies = smoothed + 100 * pooled
+    log_frequencies = np.log(log_frequencies / log_frequencies.sum(1, keepdims=True))
+    text = torch.tensor([[11, 5, 0, 0], [18, 11, 10, 5]])
+    sums = np.array([log_frequencies[:, [i for i in row if i]].sum(1) for row in text.tolist()])
+    expected = sums - np.log(np.exp(sums).sum(1, keepdims=True))
+    inputs, model = spec.prepare(text), spec.build(state)
+    found = spec.log_posterior(bayes, model, inputs)
+    torch.testing.assert_close(found, torch.from_numpy(expected))
+    turned = spec.log_posterior(bayes, model, spec.prepare(text[:, [1, 0, 2, 3]]))
+    torch.testing.assert_close(turned[0], found[0])
+    for gaussian in (qda, lda):
+        assert not torch.allclose(spec.log_posterior(gaussian, model, inputs), found)
+    with spec.gated(model, bayes, model, inputs), torch.no_grad():
+        assert spec.judge(model, inputs, torch.zeros(2, dtype=torch.int64))[1] == 2
+    only_gaussian = spec_of(folders["BertModel"]).measure(model, inputs)
+    assert type(only_gaussian) is DomainStatistics
+    with pytest.raises(ValidationError, match="images have none"):
+        PatchMoEConfig(gate=GateConfig(kinds=(GateKind.NAIVE_BAYES,)))
 
 
 def test_training_evaluation_and_measures(spec, state, shard):

@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from emsfl.config import ConfigModel
 from emsfl.moe.gate import GateKind
+from emsfl.moe.gate_counts import CountPrivacy
 from emsfl.moe.gate_text import TextGateConfig
 
 DEFAULT_KIND = "patch_moe"
@@ -29,8 +30,14 @@ class GateConfig(ConfigModel):
     """How the merged model of EMS-FL knows whose input it sees."""
 
     kinds: tuple[GateKind, ...] = Field(default=(GateKind.QDA,), min_length=1)
-    """One is used. Of several (`plain`, `qda`, `lda`), the one that does best on validation data at
-    that time."""
+    """One is used. Of several, the one that does best on validation data at that time."""
+
+
+class EncoderGateConfig(GateConfig):
+    """The same for texts, which `naive_bayes` is for."""
+
+    privacy: CountPrivacy = CountPrivacy()
+    """Of the token counts that `naive_bayes` needs."""
 
 
 class PatchMoEConfig(ConfigModel):
@@ -56,6 +63,8 @@ class PatchMoEConfig(ConfigModel):
     def _check(self) -> PatchMoEConfig:
         if self.image_px % self.patch_px:
             raise ValueError(f"patch_px must divide image_px, {self.image_px}")
+        if GateKind.NAIVE_BAYES in self.gate.kinds:
+            raise ValueError("gate.kinds: naive_bayes counts tokens of texts; images have none")
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k must be at most num_experts, {self.num_experts}")
         return self
@@ -79,7 +88,7 @@ class TextClassifierConfig(ConfigModel):
     itself (for methods that split no experts)."""
     top_k: int = Field(default=2, ge=1, le=64)
     """Experts that each token uses."""
-    gate: GateConfig = GateConfig()
+    gate: EncoderGateConfig = EncoderGateConfig()
     pretrain: PretrainConfig = PretrainConfig(load_balancing=0.0)
     """Of the classifier alone: all else is pre-trained."""
 

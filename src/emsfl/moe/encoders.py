@@ -39,6 +39,8 @@ class TokenStates:
 
     flat: Tensor
     """[sum of lengths, D]."""
+    ids: Tensor
+    """[sum of lengths] int64: the tokens that they are of."""
     starts: Tensor
     """[N] int64: where each text begins in `flat`."""
     lengths: Tensor
@@ -49,21 +51,32 @@ class TokenStates:
         return len(self.lengths)
 
     def __getitem__(self, index: slice | Tensor) -> TokenStates:
-        """Return some of the texts; they share `flat`."""
-        return TokenStates(self.flat, self.starts[index], self.lengths[index])
+        """Return some of the texts; they share `flat` and `ids`."""
+        return TokenStates(self.flat, self.ids, self.starts[index], self.lengths[index])
 
     def to(self, device: torch.device) -> TokenStates:
         """Return the same on a device."""
-        return TokenStates(self.flat.to(device), self.starts.to(device), self.lengths.to(device))
+        tensors = (self.flat, self.ids, self.starts, self.lengths)
+        return TokenStates(*(tensor.to(device) for tensor in tensors))
 
     def padded(self) -> tuple[Tensor, Tensor]:
         """Return hidden states [N, S, D], zero where padded, and the mask [N, S] of real tokens."""
-        places = torch.arange(int(self.lengths.max()), device=self.flat.device)
-        mask = places < self.lengths.unsqueeze(1)
+        rows, mask = self._rows()
         hidden = self.flat.new_zeros(*mask.shape, self.flat.shape[1])
-        rows = (self.starts.unsqueeze(1) + places)[mask]
         hidden[mask] = self.flat[rows]
         return hidden, mask
+
+    def padded_ids(self) -> tuple[Tensor, Tensor]:
+        """Return token ids [N, S], zero where padded, and the mask [N, S] of real tokens."""
+        rows, mask = self._rows()
+        tokens = self.ids.new_zeros(mask.shape)
+        tokens[mask] = self.ids[rows]
+        return tokens, mask
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        places = torch.arange(int(self.lengths.max()), device=self.flat.device)
+        mask = places < self.lengths.unsqueeze(1)
+        return (self.starts.unsqueeze(1) + places)[mask], mask
 
     def means(self) -> Tensor:
         """Return the mean over tokens, [N, D]."""
@@ -175,17 +188,18 @@ def frozen_states(name: str, num_layers: int, ids: Tensor) -> TokenStates:
     lengths = (ids != int(encoder_settings(name).get("pad_token_id") or 0)).sum(1)
     order = lengths.argsort(stable=True)
     starts = torch.empty_like(lengths)
-    pieces, total = [], 0
+    pieces, tokens, total = [], [], 0
     for first in range(0, len(order), CHUNK):
         chunk = order[first : first + CHUNK]
         longest = int(lengths[chunk].max())
         mask = torch.arange(longest, device=ids.device) < lengths[chunk].unsqueeze(1)
         output = bottom(input_ids=ids[chunk, :longest], attention_mask=mask.long())
         pieces.append(output.last_hidden_state[mask])
+        tokens.append(ids[chunk, :longest][mask])
         ends = lengths[chunk].cumsum(0) + total
         starts[chunk] = ends - lengths[chunk]
         total = int(ends[-1])
-    states = TokenStates(torch.cat(pieces), starts, lengths)
+    states = TokenStates(torch.cat(pieces), torch.cat(tokens), starts, lengths)
     _cache[key] = states
     while sum(s.flat.nbytes for s in _cache.values()) > CACHE_BYTES and len(_cache) > 1:
         _cache.popitem(last=False)

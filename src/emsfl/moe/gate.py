@@ -39,6 +39,9 @@ class GateKind(StrEnum):
     """By the posterior with a covariance for each cluster."""
     LDA = "lda"
     """By the posterior with one covariance for all: linear in the features."""
+    NAIVE_BAYES = "naive_bayes"
+    """Of texts: by the tokens in them, whatever their order; clusters send how often they use
+    each."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from emsfl.config import ConfigModel
+from emsfl.moe.gate import MIN_LOG_POSTERIOR
 
 SMOOTHING = 0.5
 """Added to every count; of an unseen token, the pooled frequency decides the rest."""
@@ -83,6 +84,19 @@ class CountGate:
     """[C, V or buckets] float64."""
     bucket: Tensor
     """[V] int64: the row entry of every token id."""
+
+    def log_posterior(self, tokens: Tensor, is_text: Tensor) -> Tensor:
+        """Return log p(c | text) [N, C] for ids [N, T]; clusters are equally likely before.
+
+        Naive Bayes with a multinomial model (McCallum and Nigam 1998): tokens count as
+        independent, so the posterior of a long text is surer than it ought to be.
+
+        Args:
+            tokens: ids.
+            is_text: booleans [N, T]: which of them count.
+        """
+        evidence = self.evidence(tokens) * is_text.unsqueeze(-1)
+        return evidence.sum(1).log_softmax(-1).clamp_min(MIN_LOG_POSTERIOR)
 
     def evidence(self, tokens: Tensor) -> Tensor:
         """Return log p(token | c) [N, T, C] for ids [N, T]."""

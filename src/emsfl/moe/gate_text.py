@@ -1,4 +1,4 @@
-"""The gates of a causal language model: which there are, what they need, and their posteriors.
+"""Gates made from texts: which there are, what they need, and their posteriors.
 
 Shapes: N texts, T tokens in each, C clusters, D features, V vocabulary, L layers, E experts.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self
 
@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from emsfl.config import ConfigModel
-from emsfl.moe.gate import MIN_LOG_POSTERIOR, DomainGate, DomainStatistics, fit_gate
+from emsfl.moe.gate import MIN_LOG_POSTERIOR, DomainGate, DomainStatistics, GateKind, fit_gate
 from emsfl.moe.gate_counts import CountPrivacy
 from emsfl.moe.gate_running import Listening
 
@@ -97,8 +97,17 @@ class TextGate(DomainGate):
 
     counts: Tensor
     """[C, V or buckets] float64."""
-    kind: TextGateKind | None
-    """The kind in use; None: not chosen yet."""
+    kind: TextGateKind | GateKind | None
+    """The kind in use; None: not chosen yet. A classifier's is a `GateKind`."""
+
+    def variants(self, kinds: Sequence[GateKind]) -> list[DomainGate | None]:
+        """See `DomainGate.variants`."""
+        return [
+            replace(self, kind=kind)
+            if kind is GateKind.NAIVE_BAYES
+            else DomainGate.variants(self, [kind])[0]
+            for kind in kinds
+        ]
 
 
 def with_plain(log_posterior: Tensor, plain_share: float) -> Tensor:

@@ -100,6 +100,10 @@ class ModelSpec(ABC):
         """Return what the domain gate reads of a batch of prepared inputs, [B, D]."""
         return gate_features(pretrained, self.layout(), inputs)
 
+    def log_posterior(self, gate: DomainGate, pretrained: nn.Module, inputs: Any) -> Tensor:
+        """Return log p(c | input) [B, C] of a batch of prepared inputs, on the CPU."""
+        return gate.log_posterior(self.features(pretrained, inputs).cpu())
+
     def gates(self, gate: DomainGate) -> list[DomainGate | None]:
         """Return the ways to use a gate: of several, the best on validation data is to be chosen.
 
@@ -111,5 +115,4 @@ class ModelSpec(ABC):
         self, model: nn.Module, gate: DomainGate, pretrained: nn.Module, inputs: Any
     ) -> AbstractContextManager[None]:
         """While active, the full `model` routes this batch of prepared inputs by the gate."""
-        log_posterior = gate.log_posterior(self.features(pretrained, inputs).cpu())
-        return gated(model, self.layout(), gate, log_posterior)
+        return gated(model, self.layout(), gate, self.log_posterior(gate, pretrained, inputs))

@@ -29,7 +29,9 @@ from emsfl.moe.encoders import (
     encoder_settings,
     frozen_states,
 )
-from emsfl.moe.gate import DomainGate, gated
+from emsfl.moe.gate import DomainGate, DomainStatistics, GateKind, gated
+from emsfl.moe.gate_counts import count_tokens, fit_counts
+from emsfl.moe.gate_text import TextGate, TextStatistics
 from emsfl.moe.model_spec import ModelSpec
 from emsfl.moe.pretrained import import_transformers
 from emsfl.moe.skeleton import stamp
@@ -105,6 +107,28 @@ class TextClassifier(ModelSpec):
         del pretrained
         return inputs.means()
 
+    def measure(self, pretrained: nn.Module, inputs: TokenStates) -> DomainStatistics:
+        """See `ModelSpec.measure`; tokens are counted if a gate in question needs it."""
+        gaussian = super().measure(pretrained, inputs)
+        if GateKind.NAIVE_BAYES not in self.config.gate.kinds:
+            return gaussian
+        tokens, mask = (tensor.cpu() for tensor in inputs.padded_ids())
+        generator = torch.Generator().manual_seed(int(tokens.sum()))
+        size = self._vocabulary_size
+        counts = count_tokens(tokens, mask, size, self.config.gate.privacy, generator)
+        return TextStatistics(gaussian.count, gaussian.total, gaussian.outer, counts)
+
+    def log_posterior(self, gate: DomainGate, pretrained: nn.Module, inputs: TokenStates) -> Tensor:
+        """See `ModelSpec.log_posterior`."""
+        if not (isinstance(gate, TextGate) and gate.kind is GateKind.NAIVE_BAYES):
+            return super().log_posterior(gate, pretrained, inputs)
+        tokens, mask = (tensor.cpu() for tensor in inputs.padded_ids())
+        return fit_counts(list(gate.counts), self._vocabulary_size).log_posterior(tokens, mask)
+
+    @property
+    def _vocabulary_size(self) -> int:
+        return int(encoder_settings(self.config.encoder)["vocab_size"])
+
     def gates(self, gate: DomainGate) -> list[DomainGate | None]:
         """See `ModelSpec.gates`."""
         return gate.variants(self.config.gate.kinds)
@@ -113,8 +137,7 @@ class TextClassifier(ModelSpec):
         self, model: nn.Module, gate: DomainGate, pretrained: nn.Module, inputs: TokenStates
     ) -> AbstractContextManager[None]:
         """See `ModelSpec.gated`: one posterior per text."""
-        log_posterior = gate.log_posterior(self.features(pretrained, inputs).cpu())
-        log_posterior = log_posterior.to(inputs.flat.device)
+        log_posterior = self.log_posterior(gate, pretrained, inputs).to(inputs.flat.device)
         return gated(model, self.layout(), gate, log_posterior, inputs.lengths)
 
 

@@ -74,7 +74,7 @@ def gate_cost(task: GateTask) -> GateCost:
                 torch.from_numpy(task.shard.inputs[start : start + task.model.batch])
             )
             labels = torch.from_numpy(task.shard.labels[start : start + task.model.batch])
-            posterior = task.gate.log_posterior(task.model.features(reader, inputs))
+            posterior = task.model.log_posterior(task.gate, reader, inputs)
             with gated(merged, layout, task.gate, posterior):
                 merged_loss = _losses(merged, inputs, labels)
             with scoring_probabilities(own, layout) as probabilities:
