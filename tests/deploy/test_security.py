@@ -6,13 +6,16 @@ import socket
 import ssl
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
+import httpx
 import pytest
 from benchmarks.deployment import environment, free_port
 
 from emsfl.deploy import keys
 from emsfl.deploy.flower import Envelope, FlowerServer, LinkError, LinkRefusedError
-from emsfl.deploy.flower_node import NodeLink
+from emsfl.deploy.flower_node import NodeLink, _Signer
 from emsfl.deploy.superlink import Fence
 from emsfl.errors import UserError
 
@@ -41,6 +44,17 @@ def server(folder, tmp_path_factory):
 def link(server, folder, name, authority=keys.AUTHORITY):
     root = folder / authority if authority else None
     return NodeLink(f"127.0.0.1:{server.port}", keys.private_key(folder, name), root)
+
+
+def test_a_clock_that_is_off_is_known_to_half_a_second_however_slow_the_answer(folder):
+    signer = _Signer(keys.private_key(folder, "north"))
+    for skew_s, elapsed_s in ((30.0, 4.0), (-40.0, 0.0)):
+        written = datetime.now(UTC) + timedelta(seconds=skew_s - elapsed_s / 2)
+        answer = httpx.Response(401, headers={"date": format_datetime(written, usegmt=True)})
+        answer.elapsed = timedelta(seconds=elapsed_s)
+        assert signer.set_by(answer)
+        assert signer.offset_s == pytest.approx(skew_s, abs=0.6)
+        assert not signer.set_by(answer), "nothing has changed"
 
 
 def test_a_registered_node_is_let_in_and_spoken_to(server, folder):

@@ -215,11 +215,16 @@ class _Signer:
         """Server's clock minus this machine's."""
 
     def set_by(self, response: Any) -> bool:
-        """Take the time from a refusal; return whether that changed it."""
+        """Take the time from a refusal; return whether that changed it.
+
+        The header says whole seconds, cut off, and was written on the way: half a second and half
+        of the time that the answer took are the best guess.
+        """
         stated = response.headers.get("date")
         if stated is None:
             return False
-        offset_s = (parsedate_to_datetime(stated) - datetime.now(UTC)).total_seconds()
+        written = datetime.now(UTC) - response.elapsed / 2
+        offset_s = (parsedate_to_datetime(stated) - written).total_seconds() + 0.5
         if abs(offset_s - self.offset_s) <= MAX_SKEW_S:
             return False
         self.offset_s = offset_s
