@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from emsfl.results.metric import METRICS
+from emsfl.results.metric import METRICS, Metric
 from emsfl.results.summary import spread
 from emsfl.results.wording import MISSING
 from suite.scenarios import MAIN, ROTATED, Scenario
@@ -30,7 +30,7 @@ def fill_readme(rows: list[Row], readme: Path) -> None:
 def summary_table(rows: list[Row]) -> str:
     """Return the final values of the main scenarios, and time and bytes on the first."""
     measured = [s for s in MAIN if {"ems_fl", "fedasync"} <= _of(rows, s).keys()]
-    titles = [f"{s.title}, {METRICS[_metric(rows, s)].unit}" for s in measured]
+    titles = [f"{s.title}, {_unit(METRICS[_metric(rows, s)])}" for s in measured]
     lines = [
         f"| | {' | '.join(titles)} | time to FedAvg's end* | MB per upload* |",
         "| --- " + "| ---: " * (len(titles) + 2) + "|",
@@ -56,6 +56,10 @@ def _of(rows: list[Row], scenario: Scenario) -> dict[str, list[Row]]:
         if row["scenario"] == scenario.name:
             found.setdefault(row["method"], []).append(row)
     return found
+
+
+def _unit(metric: Metric) -> str:
+    return metric.unit or metric.title.lower()
 
 
 def _metric(rows: list[Row], scenario: Scenario) -> str:
