@@ -164,26 +164,34 @@ def fit_gate(
     )
 
 
-class _FirstLayerReached(Exception):  # noqa: N818 - no error: it ends a forward pass early
+class FirstLayerReached(Exception):  # noqa: N818 - no error: it ends a forward pass early
     """Carries the first MoE layer's input out of a forward pass that need not go on."""
 
     def __init__(self, hidden: Tensor) -> None:
         self.hidden = hidden
 
 
-def first_layer_input(model: nn.Module, layout: MoELayout, inputs: Tensor) -> Tensor:
-    """Return the hidden states [N, T, D] at the first MoE layer, where the pass ends."""
+@contextmanager
+def leaving_at(layer: nn.Module) -> Iterator[None]:
+    """While active, a pass that reaches `layer` ends there: `FirstLayerReached` is raised."""
 
-    def leave(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        raise _FirstLayerReached(arguments[0])
+    def leave(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        raise FirstLayerReached(inputs[0])
 
-    handle = model.get_submodule(layout.layers[0].name).register_forward_pre_hook(leave)
+    handle = layer.register_forward_pre_hook(leave)
     try:
-        model(inputs)
-    except _FirstLayerReached as reached:
-        return reached.hidden
+        yield
     finally:
         handle.remove()
+
+
+def first_layer_input(model: nn.Module, layout: MoELayout, inputs: Tensor) -> Tensor:
+    """Return the hidden states [N, T, D] at the first MoE layer, where the pass ends."""
+    with leaving_at(model.get_submodule(layout.layers[0].name)):
+        try:
+            model(inputs)
+        except FirstLayerReached as reached:
+            return reached.hidden
     raise RuntimeError("the forward pass did not reach the first MoE layer")
 
 

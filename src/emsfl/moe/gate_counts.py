@@ -4,6 +4,8 @@ Counts tell how often a cluster's texts use each token: they expose vocabulary. 
 limits what leaves a device. None of its switches is a proof of privacy but noise with a chosen
 scale: a device that adds Laplace noise of scale s to counts of texts of at most m tokens each is
 (m / s)-differentially private for the presence of one text (Dwork and Roth 2014, theorem 3.6).
+That holds for noise that nobody can draw again. The models here seed it from the tokens themselves,
+so that runs repeat: that measures what noise costs, and protects nobody.
 
 Shapes: N texts, T tokens in each, V vocabulary, C clusters.
 """

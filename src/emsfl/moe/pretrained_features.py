@@ -10,8 +10,7 @@ Shapes: B sequences, S tokens in each, D hidden size.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,26 +21,8 @@ from emsfl.errors import DataError
 from emsfl.moe.adapter import MoELayout
 from emsfl.moe.checkpoint import Checkpoint, loaded_names
 from emsfl.moe.domain_statistics import Call
+from emsfl.moe.gate import FirstLayerReached, leaving_at
 from emsfl.moe.pretrained import import_transformers
-
-
-class _Reached(Exception):  # noqa: N818 - no error: it ends a forward pass early
-    """Carries the first MoE layer's input out of a forward pass that need not go on."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        self.hidden = hidden
-
-
-@contextmanager
-def _leaving(layer: nn.Module) -> Iterator[None]:
-    def leave(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        raise _Reached(inputs[0])
-
-    handle = layer.register_forward_pre_hook(leave)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def feature_tensors(
@@ -55,10 +36,10 @@ def feature_tensors(
         DataError: one of them is not stored as one tensor of the same shape.
     """
     parameters = list(model.parameters())
-    with torch.enable_grad(), _leaving(model.get_submodule(layout.layers[0].name)):
+    with torch.enable_grad(), leaving_at(model.get_submodule(layout.layers[0].name)):
         try:
             model(**inputs)
-        except _Reached as reached:
+        except FirstLayerReached as reached:
             total = reached.hidden.float().sum()
             found = torch.autograd.grad(total, parameters, allow_unused=True)
         else:
@@ -146,9 +127,9 @@ class PretrainedFeatures:
         inner = {id(p): n for n, p in call.module.state_dict(keep_vars=True).items()}
         outer = self._model.state_dict(keep_vars=True)
         values = {inner[id(outer[n])]: v for n, v in self._moved.items() if id(outer[n]) in inner}
-        with torch.no_grad(), _leaving(self._first):
+        with torch.no_grad(), leaving_at(self._first):
             try:
                 functional_call(call.module, values, call.args, kwargs)
-            except _Reached as reached:
+            except FirstLayerReached as reached:
                 return reached.hidden
         raise RuntimeError("the forward pass did not reach the first MoE layer")
