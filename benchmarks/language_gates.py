@@ -60,6 +60,7 @@ GATES = {
     "own_likelihood, plain 0.5": gate(TextGateKind.LIKELIHOOD, 0.5),
     "mixture": gate(TextGateKind.MIXTURE),
     "mixture, plain 0.5": gate(TextGateKind.MIXTURE, 0.5),
+    "mixture, plain 0.5, Bayes": gate(TextGateKind.MIXTURE, 0.5, temperature=1),
 }
 
 

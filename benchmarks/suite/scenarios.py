@@ -112,12 +112,30 @@ DENSE = Scenario(
 )
 """The encoder as it is, not upcycled: what the mixture has to beat."""
 
+LANGUAGE_MODEL = _on_texts("language_model", "adam", "Language model")
+
+
+def _one_gate(kind: str) -> Scenario:
+    return Scenario(
+        f"language_model_{kind}",
+        LANGUAGE_MODEL.base,
+        (f"model.gate.kinds=[{kind}]",),
+        ("ems_fl",),
+        (),
+        regime=LANGUAGE_MODEL.regime,
+        tuned_as=LANGUAGE_MODEL.name,
+    )
+
+
+ONE_GATE = {kind: _one_gate(kind) for kind in ("prefix_gaussian", "own_likelihood", "mixture")}
+"""By the only kind of gate that the merged language model may use."""
+
 MAIN = (
     ROTATED,
     Scenario("mnist_labels", "mnist_labels", num_points=8, title="MNIST with skewed labels"),
     _on_texts("sentiment", "fine_tuning", "Sentiment, MiniLM upcycled"),
     DENSE,
-    _on_texts("language_model", "adam", "Language model"),
+    LANGUAGE_MODEL,
     COVERAGE,
 )
 
@@ -258,4 +276,4 @@ MAP = (
 """Where EMS-FL wins and loses: one thing differs from rotated MNIST on each axis."""
 
 MAPPED_SCENARIOS = tuple(s for axis in MAP for s in axis.points.values() if s not in MAIN)
-SCENARIOS = {s.name: s for s in (*MAIN, *SPECIALISED, *MAPPED_SCENARIOS)}
+SCENARIOS = {s.name: s for s in (*MAIN, *ONE_GATE.values(), *SPECIALISED, *MAPPED_SCENARIOS)}

@@ -130,21 +130,46 @@ def test_no_gate_looks_ahead(kind, every):
     assert moved
 
 
-def test_the_mixture_costs_little_more_than_its_best_component():
-    spec = small(gate=TextGateConfig(kinds=(TextGateKind.MIXTURE,), plain_share=0.2))
-    gate = spec.gates(gate_of(spec))[0]
-    state = state_of(spec, 1)
-    model = spec.build(state).eval()
+def test_the_mixture_of_bayes_costs_little_more_than_its_best_component():
+    spec, gate, model, pretrained = mixture(temperature=1)
     tokens = rows()
     with torch.no_grad():
-        with spec.gated(model, gate, model, tokens):
+        with spec.gated(model, gate, pretrained, tokens):
             mixed = token_nats(model, tokens).sum(1)
             probabilities = model(tokens).exp().sum(-1)
-        plain = token_nats(model, tokens).sum(1)
+        plain, untuned = (token_nats(m, tokens).sum(1) for m in (model, pretrained))
         parts = [token_nats(m, tokens).sum(1) for m in spec._submodels(model, OWNER)]
     torch.testing.assert_close(probabilities, torch.ones_like(probabilities), rtol=0, atol=1e-4)
-    for component, share in ((plain, 0.2), (parts[0], 0.4), (parts[1], 0.4)):
+    for component, share in ((plain, 0.1), (untuned, 0.1), (parts[0], 0.4), (parts[1], 0.4)):
         assert (mixed <= component - math.log(share) + 1e-3).all()
+
+
+def test_a_tempered_mixture_weighs_its_components_token_by_token():
+    spec, gate, model, pretrained = mixture(temperature=4)
+    tokens = rows()
+    with torch.no_grad():
+        with spec.gated(model, gate, pretrained, tokens):
+            found = model(tokens)[1].exp().double()
+        components = [*spec._submodels(model, OWNER), model, pretrained]
+        each = [m(tokens)[1].softmax(-1).double() for m in components]
+    weights = torch.tensor([0.4, 0.4, 0.1, 0.1], dtype=torch.float64)
+    for place in range(tokens.shape[1]):
+        if place > 0:
+            token = tokens[1, place]
+            weights *= torch.stack([p[place - 1, token] for p in each]) ** 0.25
+        by_hand = sum(w * p[place] for w, p in zip(weights / weights.sum(), each, strict=True))
+        torch.testing.assert_close(found[place], by_hand, rtol=1e-4, atol=1e-7)
+
+
+def mixture(temperature: float):
+    config = TextGateConfig(
+        kinds=(TextGateKind.MIXTURE,),
+        plain_share=0.2,
+        listening=Listening(temperature=temperature),
+    )
+    spec = small(gate=config)
+    model, pretrained = (spec.build(state_of(spec, seed)).eval() for seed in (1, 0))
+    return spec, spec.gates(gate_of(spec))[0], model, pretrained
 
 
 def test_statistics_hold_only_what_the_kinds_need_and_add_up():

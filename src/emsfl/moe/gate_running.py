@@ -25,8 +25,9 @@ class Listening(ConfigModel):
     """Listen to the first ones of a text only; null: to all."""
     every_tokens: int = Field(default=1, ge=1)
     """Renew the posterior after this many tokens."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Evidence is divided by it: above 1 where tokens repeat each other's evidence."""
+    temperature: float = Field(default=4.0, gt=0)
+    """Evidence is divided by it. 1 is Bayes' rule, which is too sure of itself where tokens repeat
+    each other's evidence."""
 
 
 def running_posterior(evidence: Tensor, listening: Listening, log_prior: Tensor) -> Tensor:

@@ -34,8 +34,8 @@ class TextGateKind(StrEnum):
     LIKELIHOOD = "own_likelihood"
     """What the clusters' own models make of the tokens; clusters send nothing for it."""
     MIXTURE = "mixture"
-    """As `own_likelihood`, but the models' predictions are mixed, not their experts; the plain
-    router takes part as one more model."""
+    """As `own_likelihood`, but the models' predictions are mixed, not their experts. The merged
+    model with its plain router takes part, and the model as it was before tuning."""
 
 
 class TextGateConfig(ConfigModel):
@@ -54,8 +54,8 @@ class TextGateConfig(ConfigModel):
     `prefix_counts` is not among the default ones, since counts expose vocabulary."""
     listening: Listening = Listening()
     plain_share: float = Field(default=0.5, ge=0, lt=1)
-    """Weight of the plain router beside the clusters' experts; 0: none. In a mixture, what it has
-    before the first token."""
+    """Weight of the plain router beside the clusters' experts; 0: none. In a mixture, what it and
+    the model before tuning have before the first token, half of it each."""
     privacy: CountPrivacy = CountPrivacy()
 
 

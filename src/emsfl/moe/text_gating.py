@@ -82,15 +82,15 @@ class TextGating:
     def mixed(self, plain: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
         """Return log sum_c p(c | tokens up to t) p_c(next | tokens up to t), [N, T, V].
 
-        The last of the C + 1 components is the plain router's. A text costs at most
-        -log p(c) nats more than the best component would.
+        The last two of the C + 2 components are the merged model with its plain router and the
+        model before tuning. At temperature 1 a text costs at most -log p(c) nats more than the
+        best component would; above it the components also average each other's errors.
         """
         predictions = [model(tokens).log_softmax(-1) for model in self.submodels]
-        shares = [1 - self.config.plain_share] * len(predictions)
-        shares = [share / len(predictions) for share in shares]
+        shares = [(1 - self.config.plain_share) / len(predictions)] * len(predictions)
         if self.config.plain_share > 0:
-            predictions.append(plain(tokens).log_softmax(-1))
-            shares.append(self.config.plain_share)
+            predictions += [m(tokens).log_softmax(-1) for m in (plain, self.pretrained)]
+            shares += [self.config.plain_share / 2] * 2
         nexts = tokens[:, 1:, None]
         evidence = torch.zeros(*tokens.shape, len(predictions), device=tokens.device)
         for index, prediction in enumerate(predictions):
