@@ -13,11 +13,13 @@ from emsfl.results.wording import MISSING, amount, listing
 from suite.choice import choice_table
 from suite.coverage import coverage_table
 from suite.figures import draw_curves, draw_map
+from suite.gates import gates_table
 from suite.overhead import overhead_table
 from suite.scenarios import (
     ABLATIONS,
     COVERAGE,
     DENSE,
+    LANGUAGE_MODEL,
     MAIN,
     MAP,
     MAPPED,
@@ -62,6 +64,8 @@ def write_page(rows: list[Row], tuning: dict[str, Any], path: Path) -> None:
             parts.append(_section(scenario, mine, tuning))
         if mine and scenario is COVERAGE:
             parts.append(coverage_table(rows))
+        if mine and scenario is LANGUAGE_MODEL:
+            parts.append(gates_table(rows))
     parts += [table for table in [choice_table(rows)] if table is not None]
     parts += _map(rows, figures)
     absent = [s.name for s in MAIN if all(row["scenario"] != s.name for row in rows)]

@@ -127,7 +127,7 @@ def _one_gate(kind: str) -> Scenario:
     )
 
 
-ONE_GATE = {kind: _one_gate(kind) for kind in ("prefix_gaussian", "own_likelihood", "mixture")}
+ONE_GATE = {kind: _one_gate(kind) for kind in ("prefix_gaussian", "own_likelihood")}
 """By the only kind of gate that the merged language model may use."""
 
 MAIN = (
