@@ -4,10 +4,11 @@
         [--quick] [--json FILE] [--workers 2]
 
 Settings are those that the search found (benchmarks/results/tuning.json); most scenarios of the map
-use those of rotated MNIST. With --tune the search is run again first for scenarios with settings of
-their own: the same number of points for every method, on the validation split, with other seeds
-than those reported. Every run is a folder below --out, so an interrupted suite goes on where it
-was. benchmarks/evidence_page.py makes docs/evidence.md of the rows.
+use those of rotated MNIST. Without --scenarios the main ones are run. With --tune the search is run
+again first for scenarios with settings of their own: the same number of points for every method, on
+the validation split, with other seeds than those reported. Every run is a folder below --out, so an
+interrupted suite goes on where it was. benchmarks/evidence_page.py makes docs/evidence.md of the
+rows.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     listing = lambda text: text.split(",")  # noqa: E731
-    parser.add_argument("--scenarios", type=_names, help=f"of {', '.join(SCENARIOS)}; or map")
+    parser.add_argument("--scenarios", type=_names, help=f"of {', '.join(SCENARIOS)}; map; all")
     parser.add_argument("--seeds", type=lambda t: [int(n) for n in listing(t)],
                         default=list(TEST_SEEDS))  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="images only; fewer hours, methods")
@@ -103,7 +104,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def _names(text: str) -> list[str]:
-    names = [s.name for s in MAPPED_SCENARIOS] if text == "map" else text.split(",")
+    named = {"map": [s.name for s in MAPPED_SCENARIOS], "all": list(SCENARIOS)}
+    names = named.get(text) or text.split(",")
     unknown = [name for name in names if name not in SCENARIOS]
     if unknown:
         raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(SCENARIOS)}")

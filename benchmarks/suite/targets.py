@@ -94,6 +94,8 @@ def verdict(target: Target, rows: Sequence[Row]) -> tuple[str, bool] | None:
             "behind at the end" if quantity == "behind" else "never reached with every seed",
             False,
         )
+    if quantity == "behind" and share == 0:
+        return f"never behind at {len(grouped['ems_fl'][0]['curve']) - 1} judgements", True
     return f"{share:.2f}", share <= limit
 
 

@@ -161,10 +161,31 @@ def test_a_tempered_mixture_weighs_its_components_token_by_token():
         torch.testing.assert_close(found[place], by_hand, rtol=1e-4, atol=1e-7)
 
 
-def mixture(temperature: float):
+def test_a_mixture_without_plain_share_is_of_sub_models_alone():
+    spec, gate, model, pretrained = mixture(temperature=1, plain_share=0)
+    tokens = rows()
+    with torch.no_grad():
+        with spec.gated(model, gate, pretrained, tokens):
+            first = model(tokens)[:, 0].exp()
+        parts = [m(tokens)[:, 0].softmax(-1) for m in spec._submodels(model, OWNER)]
+    torch.testing.assert_close(first, sum(parts) / 2, rtol=1e-4, atol=1e-7)
+
+
+def test_a_mixture_takes_one_module_for_the_merged_and_the_untuned_model():
+    spec, gate, model, _ = mixture(temperature=4)
+    same = spec.build(model.state_dict()).eval()
+    tokens = rows()
+    found = []
+    for untuned in (model, same):
+        with torch.no_grad(), spec.gated(model, gate, untuned, tokens):
+            found.append(model(tokens))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def mixture(temperature: float, plain_share: float = 0.2):
     config = TextGateConfig(
         kinds=(TextGateKind.MIXTURE,),
-        plain_share=0.2,
+        plain_share=plain_share,
         listening=Listening(temperature=temperature),
     )
     spec = small(gate=config)

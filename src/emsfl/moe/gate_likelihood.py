@@ -1,9 +1,10 @@
 """The clusters' own models tell whose text it is: evidence that sends no statistics at all.
 
 By Bayes' rule p(c | tokens up to t) is proportional to p(c) times the probability that the
-sub-model of c gives those tokens: the domain posterior of Branch-Train-Merge (arXiv 2208.03306,
-Sec. 2.3). No vocabulary leaves a device, and what is uploaded anyway suffices. It costs one forward
-pass per cluster over the tokens that are listened to: `num_listened` tokens of every text.
+sub-model of c gives those tokens (here to the power of 1 / temperature, see `gate_running.py`): the
+domain posterior of Branch-Train-Merge (arXiv 2208.03306, Sec. 2.3). No vocabulary leaves a device,
+and what is uploaded anyway suffices. It costs one forward pass per cluster over the tokens that are
+listened to: `num_listened` tokens of every text.
 
 Shapes: N texts, T tokens in each, C clusters.
 """

@@ -1,4 +1,6 @@
-"""Running posteriors: what is known of a text's cluster at each of its tokens, by Bayes' rule.
+"""Running posteriors: what is known of a text's cluster at each of its tokens.
+
+Bayes' rule with the evidence to the power of 1 / temperature.
 
 The posterior at token t uses the evidence of tokens up to and including t, never of later ones, so
 that it can route token t in a causal language model. Evidence is log p(token | cluster, tokens

@@ -83,13 +83,15 @@ class TextGating:
         """Return log sum_c p(c | tokens up to t) p_c(next | tokens up to t), [N, T, V].
 
         The last two of the C + 2 components are the merged model with its plain router and the
-        model before tuning. At temperature 1 a text costs at most -log p(c) nats more than the
-        best component would; above it the components also average each other's errors.
+        model before tuning; with a plain share of 0 there are C. At temperature 1 a text costs at
+        most -log p(c) nats more than the best component would; above it the components also
+        average each other's errors.
         """
         predictions = [model(tokens).log_softmax(-1) for model in self.submodels]
         shares = [(1 - self.config.plain_share) / len(predictions)] * len(predictions)
         if self.config.plain_share > 0:
-            predictions += [m(tokens).log_softmax(-1) for m in (plain, self.pretrained)]
+            untuned = plain if self.pretrained is self.model else self.pretrained
+            predictions += [m(tokens).log_softmax(-1) for m in (plain, untuned)]
             shares += [self.config.plain_share / 2] * 2
         nexts = tokens[:, 1:, None]
         evidence = torch.zeros(*tokens.shape, len(predictions), device=tokens.device)
