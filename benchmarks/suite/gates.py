@@ -23,12 +23,12 @@ text takes at most with C clusters:
 | --- | --- | ---: | ---: |"""
 
 ALONE = ROOT / "benchmarks/results/branch_train_merge.json"
-ALONE_TEXT = """A control, made by `python benchmarks/branch_train_merge.py`: every cluster tunes the
-complete model alone, nothing is sent until the end, and the {count} models are mixed in the same way
-(Branch-Train-Merge, arXiv 2208.03306), with a search of its own of {points} rates. It ends at
-**{final}**, EMS-FL at {own}. {verdict} Every device then trains, holds and sends the complete model
-({parameters:.2f} times EMS-FL's parameters), and whoever serves the mixture holds {held} of them
-instead of two."""
+ALONE_TEXT = """A control, made by `python benchmarks/branch_train_merge.py`: every cluster tunes
+the complete model alone, nothing is sent until the end, and the {count} models are mixed in the
+same way (Branch-Train-Merge, arXiv 2208.03306), with a search of its own of {points} rates. It ends
+at **{final}**, EMS-FL at {own}. {verdict} Every device then trains, holds and sends the complete
+model ({parameters:.2f} times EMS-FL's parameters), and whoever serves the mixture holds {held} of
+them instead of two."""
 
 
 def gates_table(rows: list[Row]) -> str:
