@@ -34,19 +34,35 @@ def choice_table(rows: list[Row]) -> str | None:
     for model, scenarios in (("as above", others), ("specialised", SPECIALISED)):
         for scenario in scenarios:
             lines += [f"| {model} | {line}" for line in _compared(scenario, rows)]
-    return "\n".join([HEAD, *lines]) if lines else None
+    return "\n".join([HEAD, *lines, "", _verdict(rows)]) if lines else None
+
+
+def _verdict(rows: list[Row]) -> str:
+    """Count the comparisons with the gate whose interval lies above 0."""
+    _, chosen, random = PAIRS[0]
+    leads = []
+    for scenario in SCENARIOS.values():
+        if scenario.title:
+            own, theirs = (_ordered(rows, scenario, method) for method in (chosen, random))
+            if own and theirs:
+                first, second = (spread([r["final"] for r in part]) for part in (own, theirs))
+                leads.append(METRICS[own[0]["metric"]].lead(first, second))
+    paid = [lead for lead in leads if lead.settled and lead.mean > 0]
+    return (
+        f"With the gate the interval lies above 0 in {len(paid)} of {len(leads)} comparisons; they "
+        "are not corrected for their number."
+    )
+
+
+def _ordered(rows: list[Row], scenario: Scenario, method: str) -> list[Row]:
+    mine = [r for r in rows if (r["scenario"], r["method"]) == (scenario.name, method)]
+    return sorted(mine, key=lambda row: int(row["seed"]))
 
 
 def _compared(scenario: Scenario, rows: list[Row]) -> list[str]:
     lines = []
     for routing, chosen, random in PAIRS:
-        own, theirs = (
-            sorted(
-                (r for r in rows if r["scenario"] == scenario.name and r["method"] == method),
-                key=lambda r: int(r["seed"]),
-            )
-            for method in (chosen, random)
-        )
+        own, theirs = (_ordered(rows, scenario, method) for method in (chosen, random))
         if not own or not theirs:
             continue
         metric = METRICS[own[0]["metric"]]
