@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
-from emsfl.experiment_config import load
+from emsfl.experiment import load, scenario_of
 from emsfl.files import cache_dir, write_json
 from emsfl.methods import METHODS, Method, Venue
 from emsfl.moe import CausalLm, State
 from emsfl.moe.gate_text import TextGate, TextGateConfig, TextGateKind
 from emsfl.moe.text_gating import TextGating
 from emsfl.orbit import make_plan
-from emsfl.simulate import Scenario, open_executor, prepare
+from emsfl.simulate import open_executor
 from emsfl.simulate.alone import AloneSimulation
 from emsfl.simulate.judge import Judge, evaluation_times
 from emsfl.training import weighted_mean
@@ -36,21 +36,23 @@ from suite.scenarios import LANGUAGE_MODEL, ROOT, TUNING_SEEDS
 from suite.tuning import candidates
 
 RESULT = ROOT / "benchmarks/results/branch_train_merge.json"
-BATCH = 128
 
 
 class MixtureJudge(Judge):
     """Judges the mixture of all clusters' models in bits per byte."""
 
-    mixed: list[float]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """See `Judge`."""
+        super().__init__(*args, **kwargs)
+        self.mixed: list[float] = []
 
     def evaluate(self, time_s: float, method: Method, *_: Any) -> None:
         """Add a point to the curve."""
         members = method.merged().by_cluster
         if members is None or not isinstance(self.model, CausalLm):
             raise TypeError("a language model for every cluster is needed")
-        found = judge_mixture(self, self.model, members, method.federation.pretrained)
-        self.mixed = [*getattr(self, "mixed", []), found]
+        pretrained = method.federation.pretrained
+        self.mixed.append(judge_mixture(self, self.model, members, pretrained))
 
 
 @torch.no_grad()
@@ -74,8 +76,8 @@ def judge_mixture(
     with gating.active():
         for samples in judge.samples.values():
             inputs, labels = torch.from_numpy(samples.inputs), torch.from_numpy(samples.labels)
-            for part in range(0, len(inputs), BATCH):
-                rows = slice(part, part + BATCH)
+            for part in range(0, len(inputs), spec.batch):
+                rows = slice(part, part + spec.batch)
                 found = spec.judge(average, inputs[rows], labels[rows])
                 bits, num_bytes = bits + found[0], num_bytes + found[1]
     return bits / num_bytes
@@ -85,17 +87,7 @@ def measure(seed: int, learning_rate: float, judged_on: str, num_times: int) -> 
     """Tune a model for every cluster alone; return the curve of the mixture."""
     config = load(LANGUAGE_MODEL.config, [f"method_settings.local.learning_rate={learning_rate}"])
     with open_executor(1) as executor:
-        scenario: Scenario = prepare(
-            plan=make_plan(config.orbit, cache_dir()),
-            server_delay_s=config.orbit.server.inter_satellite_delay_s,
-            data_config=config.data,
-            model_config=config.model,
-            training=config.training,
-            config=config.simulate,
-            seed=seed,
-            executor=executor,
-            cache_dir=cache_dir(),
-        )
+        scenario = scenario_of(config, make_plan(config.orbit, cache_dir()), seed, executor)
         judge = MixtureJudge(
             {"local": False},
             scenario.model,

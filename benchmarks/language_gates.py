@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from emsfl.experiment_config import load
+from emsfl.experiment import load, scenario_of
 from emsfl.files import cache_dir, write_json
 from emsfl.methods import METHODS, EmsFl, MergedModel
 from emsfl.moe import CausalLm, State, split_state
@@ -33,7 +33,7 @@ from emsfl.moe.missing_experts import (
     standing_in,
 )
 from emsfl.orbit import make_plan
-from emsfl.simulate import Scenario, Simulation, open_executor, prepare
+from emsfl.simulate import Scenario, Simulation, open_executor
 from emsfl.simulate.judge import Judge, evaluation_times
 from emsfl.training import EvaluateTask
 
@@ -110,17 +110,7 @@ def measure(seed: int, arguments: argparse.Namespace) -> dict[str, dict[str, Any
     overrides = [f"model.gate.kinds=[{', '.join(needed)}]", *arguments.set]
     config = load(CONFIG, overrides)
     with open_executor(arguments.workers) as executor:
-        scenario = prepare(
-            plan=make_plan(config.orbit, cache_dir()),
-            server_delay_s=config.orbit.server.inter_satellite_delay_s,
-            data_config=config.data,
-            model_config=config.model,
-            training=config.training,
-            config=config.simulate,
-            seed=seed,
-            executor=executor,
-            cache_dir=cache_dir(),
-        )
+        scenario = scenario_of(config, make_plan(config.orbit, cache_dir()), seed, executor)
         build = METHODS["ems_fl"].build
         method = build(scenario.federation, scenario.training, config.method_settings)
         judge = GatesJudge(
