@@ -1,14 +1,14 @@
 """Every claim of EMS-FL against every baseline: one row per scenario, method and seed.
 
-    python benchmarks/evidence.py [--scenarios mnist_rotated,sentiment] [--seeds 0,1,2]
-        [--quick] [--json FILE] [--workers 2]
+    python benchmarks/evidence.py [--scenarios mnist_rotated,sentiment] [--methods fedbuff,ems_fl]
+        [--seeds 0,1,2] [--quick] [--json FILE] [--workers 2]
 
 Settings are those that the search found (benchmarks/results/tuning.json); most scenarios of the map
 use those of rotated MNIST. Without --scenarios the main ones are run. With --tune the search is run
 again first for scenarios with settings of their own: the same number of points for every method, on
-the validation split, with other seeds than those reported. Every run is a folder below --out, so an
-interrupted suite goes on where it was. benchmarks/evidence_page.py makes docs/evidence.md of the
-rows.
+the validation split, with other seeds than those reported. New rows take the places of older ones
+of the same scenario, method and seed. Every run is a folder below --out, so an interrupted suite
+goes on where it was. benchmarks/evidence_page.py makes docs/evidence.md of the rows.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from emsfl.files import write_json, write_text
-from suite.rows import collect
+from suite.rows import collect, merge
 from suite.scenarios import (
     CONFIGS,
     MAIN,
@@ -49,13 +50,17 @@ def main() -> None:
     scenarios = [SCENARIOS[name] for name in names]
     extra = list(arguments.set)
     if arguments.quick:
-        scenarios = [_quick(scenario) for scenario in scenarios]
+        scenarios = [_only(scenario, (*QUICK_METHODS, *QUICK_ABLATIONS)) for scenario in scenarios]
         extra += QUICK
+    if arguments.methods:
+        scenarios = [_only(scenario, arguments.methods) for scenario in scenarios]
     path = RESULTS / "tuning.json"
     tuning: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if arguments.tune:
         searched = [scenario for scenario in scenarios if scenario.tuned_as is None]
-        tuning |= tune(searched, arguments.out / "tuning", arguments.workers, extra)
+        found = tune(searched, arguments.out / "tuning", arguments.workers, extra)
+        for scenario in searched:
+            tuning[scenario.name] = _with_earlier(tuning, found, scenario.name)
         write_json(path, tuning)
         for scenario in searched:
             if scenario in MAIN and not scenario.overrides:
@@ -72,16 +77,23 @@ def main() -> None:
     if target is None:
         target = RESULTS / "evidence.json"
         known = json.loads(target.read_text())["rows"] if target.is_file() else []
-        rows = [row for row in known if row["scenario"] not in names] + rows
+        rows = merge(known, rows)
     write_json(target, {"rows": rows})
     _print(rows, names)
     print(f"rows: {target}")
 
 
-def _quick(scenario: Scenario) -> Scenario:
-    methods = tuple(name for name in QUICK_METHODS if name in scenario.trained)
-    ablations = tuple(name for name in QUICK_ABLATIONS if name in scenario.ablations)
-    return replace(scenario, trained=methods, ablations=ablations)
+def _only(scenario: Scenario, methods: Sequence[str]) -> Scenario:
+    trained = tuple(name for name in scenario.trained if name in methods)
+    ablations = tuple(name for name in scenario.ablations if name in methods)
+    return replace(scenario, trained=trained, ablations=ablations)
+
+
+def _with_earlier(known: dict[str, Any], found: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a new search with the earlier ones of the methods that it leaves out."""
+    methods = {**known.get(name, {}).get("methods", {}), **found[name]["methods"]}
+    order = [method for method in SCENARIOS[name].trained if method in methods]
+    return {**found[name], "methods": {method: methods[method] for method in order}}
 
 
 def _arguments() -> argparse.Namespace:
@@ -90,6 +102,7 @@ def _arguments() -> argparse.Namespace:
     )
     listing = lambda text: text.split(",")  # noqa: E731
     parser.add_argument("--scenarios", type=_names, help=f"of {', '.join(SCENARIOS)}; map; all")
+    parser.add_argument("--methods", type=listing, help="only these of each scenario's methods")
     parser.add_argument("--seeds", type=lambda t: [int(n) for n in listing(t)],
                         default=list(TEST_SEEDS))  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="images only; fewer hours, methods")

@@ -12,9 +12,10 @@ from emsfl.experiment import load
 from emsfl.methods import METHODS
 from emsfl.results import RunResult
 from emsfl.results.metric import METRICS
+from emsfl.results.schema import CurvePoint
 from emsfl.results.summary import better_fedavg, first_reached_s
 from emsfl.sweep import Point, run_points
-from suite.scenarios import NO_SETTINGS, Scenario
+from suite.scenarios import NO_SETTINGS, SCENARIOS, Scenario
 
 Row = dict[str, Any]
 
@@ -49,7 +50,7 @@ def collect(
     for scenario in scenarios:
         mine = {name: r for name, r in results.items() if labels[name][0] == scenario.name}
         rows += _rows(scenario, mine, labels)
-    return rows
+    return merge([], rows)
 
 
 def chosen(tuning: dict[str, Any], scenario: Scenario) -> list[str]:
@@ -106,11 +107,28 @@ def _rows(
                     },
                 }
             )
-    _add_times(rows, results)
     return rows
 
 
-def _add_times(rows: list[Row], results: dict[str, RunResult]) -> None:
+def merge(known: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """Return the rows in the suite's order; new ones take the places of older ones."""
+    rows = {(row["scenario"], row["method"], row["seed"]): row for row in (*known, *new)}
+    order = {
+        (name, method): place
+        for place, (name, method) in enumerate(
+            (name, method)
+            for name, scenario in SCENARIOS.items()
+            for method in (*scenario.trained, *scenario.ablations)
+        )
+    }
+    places = {key: (order.get(key[:2], len(order)), key[2]) for key in rows}
+    merged = [rows[key] for key in sorted(rows, key=places.__getitem__)]
+    for name in dict.fromkeys(row["scenario"] for row in merged):
+        _add_times([row for row in merged if row["scenario"] == name])
+    return merged
+
+
+def _add_times(rows: list[Row]) -> None:
     """Add to every row its first time at the final value of the better FedAvg form of its seed."""
     metric = METRICS[rows[0]["metric"]]
     finals: dict[str, list[float]] = {}
@@ -118,19 +136,16 @@ def _add_times(rows: list[Row], results: dict[str, RunResult]) -> None:
         finals.setdefault(row["method"], []).append(row["final"])
     form = better_fedavg(finals, metric)
     targets = {row["seed"]: row["final"] for row in rows if row["method"] == form}
-    curves = {
-        (method, result.seeds[0]): found.curve[0]
-        for result in results.values()
-        for method, found in result.methods.items()
-    }
     for row in rows:
         target = targets.get(row["seed"])
+        points = [
+            CurvePoint(time_s=time_s, accuracy=value, uploaded_bytes=sent)
+            for time_s, value, sent in row["curve"]
+        ]
         row["target_of"] = form
         row["target"] = target
         row["time_to_target_s"] = (
-            None
-            if target is None
-            else first_reached_s(curves[row["method"], row["seed"]], target, metric)
+            None if target is None else first_reached_s(points, target, metric)
         )
 
 

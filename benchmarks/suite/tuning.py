@@ -3,7 +3,9 @@
 The rule, laid down before any curve of these searches was seen: the points of a method are the
 first ones of a scrambled Sobol sequence (seed 0) over its space below, as many as the scenario says
 for every method; the winner has the best final value on the validation split, meant over the tuning
-seeds. Nothing else counts.
+seeds. Nothing else counts. FedAsync and FedBuff have two spaces and so twice as many points:
+uploads at the next contact and after a number of local steps, for FedAvg the forms `fedavg_fill`
+and `fedavg`.
 """
 
 from __future__ import annotations
@@ -58,13 +60,13 @@ class Choice:
 Space = dict[str, Log | Whole | Choice]
 RATES = {"sgd": Log(5e-4, 0.4), "fine_tuning": Log(1e-5, 1e-3), "adam": Log(2e-4, 2e-2)}
 """Learning rate: the same range for every method."""
-STEPS = {"sgd": Whole(8, 120), "fine_tuning": Whole(2, 32), "adam": Whole(2, 192)}
+STEPS = {"sgd": Whole(8, 120), "fine_tuning": Whole(2, 192), "adam": Whole(2, 192)}
 """Local steps before an upload, where they are fixed."""
 STALENESS = Choice((0.0, 0.5, 1.0))
 
 
-def space_of(method: str, regime: str) -> Space:
-    """Return what is searched for a method."""
+def spaces_of(method: str, regime: str) -> list[Space]:
+    """Return what is searched for a method; each space gets the points of a search."""
     steps = STEPS[regime]
     own: dict[str, Space] = {
         "ems_fl": {"shared_lr_factor": Log(0.03, 1.0)},
@@ -76,16 +78,18 @@ def space_of(method: str, regime: str) -> Space:
         "fedbuff": {"buffer_size": Choice((1, 2, 3, 4)), "server_learning_rate": Log(0.3, 1.0)},
         "fedmoe": {"local_steps": steps},
     }
-    return {"learning_rate": RATES[regime], **own.get(method, {})}
+    space = {"learning_rate": RATES[regime], **own.get(method, {})}
+    if method not in ("fedasync", "fedbuff"):
+        return [space]
+    return [space, {**space, "local_steps": steps}]
 
 
 def candidates(method: str, regime: str, num_points: int) -> list[dict[str, Any]]:
-    """Return the settings to try; the same ones on every call."""
-    space = space_of(method, regime)
-    shares = qmc.Sobol(len(space), seed=0).random(num_points)
+    """Return the settings to try, space after space; the same ones on every call."""
     return [
         {key: axis.at(share) for (key, axis), share in zip(space.items(), row, strict=True)}
-        for row in shares
+        for space in spaces_of(method, regime)
+        for row in qmc.Sobol(len(space), seed=0).random(num_points)
     ]
 
 

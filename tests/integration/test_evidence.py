@@ -45,6 +45,33 @@ def test_one_process_and_two_find_the_same_rows_and_the_page_shows_them(tmp_path
     assert "Overhead per device" in page
 
 
+def test_new_rows_take_the_places_of_older_ones_and_targets_are_found_anew():
+    from suite.rows import merge
+
+    def row(method, seed, final):
+        start = [0.0, 0.1, 0]
+        curve = [start, [3600.0, final / 2, 10], [7200.0, final, 20]]
+        return {"scenario": "mnist_rotated", "method": method, "seed": seed, "metric": "accuracy",
+                "final": final, "curve": curve}  # fmt: skip
+
+    known = merge([], [row("ems_fl", 0, 0.8), row("fedavg", 0, 0.5), row("fedavg_fill", 0, 0.3)])
+    assert [r["time_to_target_s"] for r in known] == [7200.0, 7200.0, None]
+    rows = merge(known, [row("fedavg", 0, 0.4), row("ems_fl", 1, 0.9)])
+    assert [(r["method"], r["seed"], r["final"]) for r in rows] == [
+        ("ems_fl", 0, 0.8), ("ems_fl", 1, 0.9), ("fedavg", 0, 0.4), ("fedavg_fill", 0, 0.3)
+    ]  # fmt: skip
+    assert [r["time_to_target_s"] for r in rows] == [3600.0, None, 7200.0, None]
+
+
+def test_fedasync_and_fedbuff_are_searched_with_and_without_a_fixed_number_of_steps():
+    from suite.tuning import candidates
+
+    for method in ("fedasync", "fedbuff"):
+        tried = candidates(method, "sgd", 8)
+        assert ["local_steps" in settings for settings in tried] == [False] * 8 + [True] * 8
+    assert len(candidates("ems_fl", "sgd", 8)) == 8
+
+
 def test_every_scenario_is_a_config_and_its_settings_come_from_a_search_of_its_own():
     from suite.scenarios import MAP, SCENARIOS
 
