@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from statistics import mean
 from typing import Any
 
 from emsfl.results.metric import METRICS
 from emsfl.results.summary import spread
+from emsfl.results.wording import listing
 from suite.scenarios import LANGUAGE_MODEL, ONE_GATE, ROOT
 
 Row = dict[str, Any]
@@ -21,6 +23,17 @@ text takes at most with C clusters:
 
 | gate | passes | seeds | final |
 | --- | --- | ---: | ---: |"""
+
+OVER_TIME = ROOT / "benchmarks/results/language_gates.json"
+OVER_TIME_TEXT = """More kinds, made by `python benchmarks/language_gates.py`: the merged model of
+one training by kind of gate and time, on validation data, mean over seeds {seeds}. "Plain 0.5"
+gives half of the weight to the plain router, "first 8" listens to 8 tokens only, "every 4" at every
+fourth, "Bayes" takes evidence whole and not to the power of 1/4."""
+STAND_INS_HEAD = """What stands in for the experts that a sub-model lacks: each cluster's sub-model
+on its own domain, before any tuning and after a short one alone. The default is to renormalise.
+
+| stand-in | before | after |
+| --- | ---: | ---: |"""
 
 ALONE = ROOT / "benchmarks/results/branch_train_merge.json"
 ALONE_TEXT = """A control, made by `python benchmarks/branch_train_merge.py`: every cluster tunes
@@ -64,3 +77,26 @@ def alone_text(rows: list[Row]) -> str | None:
         parameters=whole[parameters] / mine[0][parameters],
         held=count + 2,
     )
+
+
+def over_time_table() -> str | None:
+    """Return what each kind of gate reaches over time, and the stand-ins; None: not measured."""
+    if not OVER_TIME.is_file():
+        return None
+    found = json.loads(OVER_TIME.read_text(encoding="utf-8"))
+    tables = list(found["seeds"].values())
+    hours = [f"{hour:g} h" for hour in tables[0]["hours"]]
+    lines = [
+        OVER_TIME_TEXT.format(seeds=listing(list(found["seeds"]))),
+        "",
+        f"| gate | {' | '.join(hours)} |",
+        "| --- " + "| ---: " * len(hours) + "|",
+    ]
+    for gate in tables[0]["gates"]:
+        curves = zip(*(table["gates"][gate] for table in tables), strict=True)
+        lines.append(f"| {gate} | {' | '.join(f'{mean(values):.3f}' for values in curves)} |")
+    lines += ["", STAND_INS_HEAD]
+    for kind in tables[0]["stand_ins"]:
+        ends = zip(*(table["stand_ins"][kind] for table in tables), strict=True)
+        lines.append(f"| {kind} | {' | '.join(f'{mean(values):.3f}' for values in ends)} |")
+    return "\n".join(lines)

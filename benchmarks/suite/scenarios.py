@@ -146,6 +146,26 @@ def _one_gate(kind: str) -> Scenario:
 ONE_GATE = {kind: _one_gate(kind) for kind in ("prefix_gaussian", "own_likelihood")}
 """By the only kind of gate that the merged language model may use."""
 
+LARGE = Scenario(
+    "language_model_large",
+    LANGUAGE_MODEL.base,
+    (
+        "model.hidden_size=512",
+        "model.expert_size=1024",
+        "model.num_heads=8",
+        "model.pretrain.learning_rate=1.0e-3",
+        # Four steps an hour, as with the small model.
+        "simulate.device_flops_per_s=92.6e+6",
+        "training.device=cuda",
+    ),
+    ("ems_fl", "fedavg", "fedbuff"),
+    ("ems_fl_no_gate",),
+    regime=LANGUAGE_MODEL.regime,
+    num_points=8,
+    title="Language model, 20 times as large",
+)
+"""Twenty times the parameters; needs a GPU."""
+
 MAIN = (
     ROTATED,
     Scenario("mnist_labels", "mnist_labels", num_points=8, title="MNIST with skewed labels"),
@@ -292,4 +312,4 @@ MAP = (
 """Where EMS-FL wins and loses: one thing differs from rotated MNIST on each axis."""
 
 MAPPED_SCENARIOS = tuple(s for axis in MAP for s in axis.points.values() if s not in MAIN)
-SCENARIOS = {s.name: s for s in (*MAIN, *ONE_GATE.values(), *SPECIALISED, *MAPPED_SCENARIOS)}
+SCENARIOS = {s.name: s for s in (*MAIN, LARGE, *ONE_GATE.values(), *SPECIALISED, *MAPPED_SCENARIOS)}
