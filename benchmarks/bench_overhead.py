@@ -26,13 +26,13 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
-from emsfl.experiment import ExperimentConfig, load
+from emsfl.experiment import ExperimentConfig, load, scenario_of
 from emsfl.files import cache_dir
 from emsfl.methods import METHODS
 from emsfl.moe import split_state
 from emsfl.orbit import make_plan
 from emsfl.results import RunFolder
-from emsfl.simulate import Arm, Scenario, prepare
+from emsfl.simulate import Arm, Scenario
 from emsfl.simulate.executor import Executor, InlineExecutor, Pending
 from emsfl.training import TrainTask, is_trained, one_thread, train_locally
 
@@ -107,24 +107,10 @@ def bare_loop(scenario: Scenario, tasks: list[TrainTask]) -> float:
     return time.perf_counter() - begun
 
 
-def scenario_of(config: ExperimentConfig) -> Scenario:
-    """Return the scenario of the config's first seed."""
-    return prepare(
-        plan=make_plan(config.orbit, cache_dir()),
-        server_delay_s=config.orbit.server.inter_satellite_delay_s,
-        data_config=config.data,
-        model_config=config.model,
-        training=config.training,
-        config=config.simulate,
-        seed=config.seeds[0],
-        executor=InlineExecutor(),
-        cache_dir=cache_dir(),
-    )
-
-
 def measure(name: str, config: ExperimentConfig) -> tuple[int, int, float, float]:
     """Return events, steps, overhead per event in seconds, and run time over bare loop."""
-    scenario = scenario_of(config)
+    plan = make_plan(config.orbit, cache_dir())
+    scenario = scenario_of(config, plan, config.seeds[0], InlineExecutor())
     arm = Arm(name, {name: METHODS[name].gated}, scenario, config.method_settings)
     recorder = Recorder()
     simulate(arm, recorder)  # Warms up, and keeps the results.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from emsfl.results.paired import Difference
 from emsfl.results.metric import METRICS
+from emsfl.results.schema import Spread
 from emsfl.results.summary import spread
 from emsfl.results.wording import MISSING
 from suite.scenarios import SCENARIOS, SPECIALISED, Scenario
@@ -40,18 +42,30 @@ def choice_table(rows: list[Row]) -> str | None:
 def _verdict(rows: list[Row]) -> str:
     """Count the comparisons with the gate whose interval lies above 0."""
     _, chosen, random = PAIRS[0]
-    leads = []
-    for scenario in SCENARIOS.values():
-        if scenario.title:
-            own, theirs = (_ordered(rows, scenario, method) for method in (chosen, random))
-            if own and theirs:
-                first, second = (spread([r["final"] for r in part]) for part in (own, theirs))
-                leads.append(METRICS[own[0]["metric"]].lead(first, second))
+    titled = [scenario for scenario in SCENARIOS.values() if scenario.title]
+    pairs = [pair for s in titled if (pair := _pair(rows, s, chosen, random)) is not None]
+    leads = [_lead(own, theirs) for own, theirs in pairs]
     paid = [lead for lead in leads if lead.settled and lead.mean > 0]
     return (
         f"With the gate the interval lies above 0 in {len(paid)} of {len(leads)} comparisons; they "
         "are not corrected for their number."
     )
+
+
+def _pair(
+    rows: list[Row], scenario: Scenario, chosen: str, random: str
+) -> tuple[list[Row], list[Row]] | None:
+    """Return the rows of both methods, or None where one has none."""
+    own, theirs = (_ordered(rows, scenario, method) for method in (chosen, random))
+    return (own, theirs) if own and theirs else None
+
+
+def _lead(own: list[Row], theirs: list[Row]) -> Difference:
+    return METRICS[own[0]["metric"]].lead(_finals(own), _finals(theirs))
+
+
+def _finals(rows: list[Row]) -> Spread:
+    return spread([row["final"] for row in rows])
 
 
 def _ordered(rows: list[Row], scenario: Scenario, method: str) -> list[Row]:
@@ -62,15 +76,15 @@ def _ordered(rows: list[Row], scenario: Scenario, method: str) -> list[Row]:
 def _compared(scenario: Scenario, rows: list[Row]) -> list[str]:
     lines = []
     for routing, chosen, random in PAIRS:
-        own, theirs = (_ordered(rows, scenario, method) for method in (chosen, random))
-        if not own or not theirs:
+        pair = _pair(rows, scenario, chosen, random)
+        if pair is None:
             continue
+        own, theirs = pair
         metric = METRICS[own[0]["metric"]]
-        first, second = (spread([r["final"] for r in part]) for part in (own, theirs))
-        lead = brief_lead(metric, metric.lead(first, second))
+        finals = [metric.spread(_finals(part)) for part in pair]
         lines.append(
-            f"{scenario.title} | {routing} | {metric.spread(first)} | {metric.spread(second)} | "
-            f"{lead} | {_mass(own)} against {_mass(theirs)} |"
+            f"{scenario.title} | {routing} | {finals[0]} | {finals[1]} | "
+            f"{brief_lead(metric, _lead(own, theirs))} | {_mass(own)} against {_mass(theirs)} |"
         )
     return lines
 
