@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from emsfl.results.paired import Difference
 from emsfl.results.metric import METRICS
+from emsfl.results.paired import Difference
 from emsfl.results.schema import Spread
 from emsfl.results.summary import spread
 from emsfl.results.wording import MISSING
