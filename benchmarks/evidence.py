@@ -54,10 +54,13 @@ def main() -> None:
         extra += QUICK
     if arguments.methods:
         scenarios = [_only(scenario, arguments.methods) for scenario in scenarios]
+    scenarios = [s for s in scenarios if s.trained or s.ablations]
+    if not scenarios:
+        raise SystemExit("error: none of these scenarios compares any of these methods")
     path = RESULTS / "tuning.json"
     tuning: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if arguments.tune:
-        searched = [scenario for scenario in scenarios if scenario.tuned_as is None]
+        searched = [s for s in scenarios if s.tuned_as is None and s.trained]
         found = tune(searched, arguments.out / "tuning", arguments.workers, extra)
         for scenario in searched:
             tuning[scenario.name] = _with_earlier(tuning, found, scenario.name)
@@ -79,7 +82,7 @@ def main() -> None:
         known = json.loads(target.read_text())["rows"] if target.is_file() else []
         rows = merge(known, rows)
     write_json(target, {"rows": rows})
-    _print(rows, names)
+    _print(rows, [scenario.name for scenario in scenarios])
     print(f"rows: {target}")
 
 
@@ -100,10 +103,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    listing = lambda text: text.split(",")  # noqa: E731
     parser.add_argument("--scenarios", type=_names, help=f"of {', '.join(SCENARIOS)}; map; all")
-    parser.add_argument("--methods", type=listing, help="only these of each scenario's methods")
-    parser.add_argument("--seeds", type=lambda t: [int(n) for n in listing(t)],
+    parser.add_argument("--methods", type=_methods, help="only these of each scenario's methods")
+    parser.add_argument("--seeds", type=lambda t: [int(n) for n in t.split(",")],
                         default=list(TEST_SEEDS))  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="images only; fewer hours, methods")
     parser.add_argument("--tune", action="store_true", help="search first")
@@ -122,6 +124,15 @@ def _names(text: str) -> list[str]:
     unknown = [name for name in names if name not in SCENARIOS]
     if unknown:
         raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(SCENARIOS)}")
+    return names
+
+
+def _methods(text: str) -> list[str]:
+    known = dict.fromkeys(m for s in SCENARIOS.values() for m in (*s.trained, *s.ablations))
+    names = text.split(",")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
     return names
 
 

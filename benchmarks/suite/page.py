@@ -40,13 +40,13 @@ anew, in an estimated 15 hours on two cores. No result on this page is typed in.
 
 [The methods](concepts.md#conventional-federated-learning) run over the same contacts, with the same
 data, pre-trained model and cost model. Settings of each method are the best of {points} points on
-the validation split with seed {tuning}: the same number for every method of a scenario, but twice
-as many for FedAsync and FedBuff, with uploads at the next contact and after fixed local steps, for
-FedAvg two methods. Results are on test data with seeds {seeds}: mean ± standard deviation,
-and leads with their 95 % interval over the seeds (paired, Student's t); a lead in brackets has an
-interval that holds 0. The target of a scenario is the final value of the better FedAvg form of each
-seed; a dash in "hours to target" says that not every seed reached it. Overhead is what the cost
-model counts.
+the validation split with seed {tuning}: the same number for every method of a scenario, but on
+images twice as many for FedAsync and FedBuff, with uploads at the next contact and after fixed
+local steps, for FedAvg two methods; what else differs is said below. Results are on test data with
+seeds {seeds}: mean ± standard deviation, and leads with their 95 % interval over the seeds
+(paired, Student's t); a lead in brackets has an interval that holds 0. The target of a scenario is
+the final value of the better FedAvg form of each seed; a dash in "hours to target" says that not
+every seed reached it. Overhead is what the cost model counts.
 """
 
 MAP_HEAD = """## Where EMS-FL wins and loses
