@@ -60,7 +60,7 @@ class Choice:
 Space = dict[str, Log | Whole | Choice]
 RATES = {"sgd": Log(5e-4, 0.4), "fine_tuning": Log(1e-5, 1e-3), "adam": Log(2e-4, 2e-2)}
 """Learning rate: the same range for every method."""
-STEPS = {"sgd": Whole(8, 120), "fine_tuning": Whole(2, 192), "adam": Whole(2, 192)}
+STEPS = {"sgd": Whole(8, 120), "fine_tuning": Whole(2, 32), "adam": Whole(2, 192)}
 """Local steps before an upload, where they are fixed."""
 STALENESS = Choice((0.0, 0.5, 1.0))
 
