@@ -25,6 +25,7 @@ from emsfl.files import write_json, write_text
 from suite.rows import collect, merge
 from suite.scenarios import (
     CONFIGS,
+    LARGE,
     MAIN,
     MAPPED_SCENARIOS,
     ROOT,
@@ -103,7 +104,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scenarios", type=_names, help=f"of {', '.join(SCENARIOS)}; map; all")
+    parser.add_argument(
+        "--scenarios",
+        type=_names,
+        help=f"of {', '.join(SCENARIOS)}; map; all that need no GPU: all",
+    )
     parser.add_argument("--methods", type=_methods, help="only these of each scenario's methods")
     parser.add_argument("--seeds", type=lambda t: [int(n) for n in t.split(",")],
                         default=list(TEST_SEEDS))  # fmt: skip
@@ -119,7 +124,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def _names(text: str) -> list[str]:
-    named = {"map": [s.name for s in MAPPED_SCENARIOS], "all": list(SCENARIOS)}
+    without_gpu = [name for name in SCENARIOS if name != LARGE.name]
+    named = {"map": [s.name for s in MAPPED_SCENARIOS], "all": without_gpu}
     names = named.get(text) or text.split(",")
     unknown = [name for name in names if name not in SCENARIOS]
     if unknown:

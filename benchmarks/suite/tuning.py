@@ -3,9 +3,9 @@
 The rule, laid down before any curve of these searches was seen: the points of a method are the
 first ones of a scrambled Sobol sequence (seed 0) over its space below, as many as the scenario says
 for every method; the winner has the best final value on the validation split, meant over the tuning
-seeds. Nothing else counts. FedAsync and FedBuff have two spaces and so twice as many points:
-uploads at the next contact and after a number of local steps, for FedAvg the forms `fedavg_fill`
-and `fedavg`.
+seeds. Nothing else counts. FedAsync and FedBuff were given a second space after the first results
+and so have twice as many points: uploads at the next contact, and after a number of local steps;
+for FedAvg these are the methods `fedavg_fill` and `fedavg`.
 """
 
 from __future__ import annotations
