@@ -16,7 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emsfl.files import atomic_path, canonical_json, sha256_of, write_json, write_text
+from emsfl.errors import RunFolderError
+from emsfl.files import (
+    atomic_path,
+    canonical_json,
+    sha256_of,
+    sole_writer,
+    write_json,
+    write_text,
+)
 
 values = st.recursive(
     st.none()
@@ -146,6 +154,28 @@ def test_hashes_are_stable_over_versions_and_processes() -> None:
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     printed = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
     assert printed.strip() == known
+
+
+def test_a_folder_has_one_writer_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from emsfl.files import sole_writer\n"
+        "with sole_writer(Path(sys.argv[1])): print('held', flush=True); input()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(RunFolderError, match="in use by another process"), sole_writer(tmp_path):
+        raise AssertionError("two writers")
+    other.kill()
+    other.communicate()
+    for _ in range(2):
+        with sole_writer(tmp_path):
+            pass
 
 
 def test_hashes_tell_apart_what_differs() -> None:

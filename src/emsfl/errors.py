@@ -28,7 +28,7 @@ class InfeasibleError(UserError):
 
 
 class RunFolderError(UserError):
-    """A folder that is not a run, or a result written by a newer schema."""
+    """A folder that is not a run or is in use, or a result written by a newer schema."""
 
 
 class UpdateRefusedError(UserError):

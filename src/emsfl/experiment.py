@@ -11,7 +11,7 @@ from typing import Any
 from emsfl.config import to_yaml
 from emsfl.data import load_data
 from emsfl.experiment_config import ExperimentConfig, load
-from emsfl.files import cache_dir
+from emsfl.files import cache_dir, sole_writer
 from emsfl.moe import make_spec, tokenise_for
 from emsfl.orbit import ContactPlan, make_plan
 from emsfl.results import RunFolder, RunResult, Sinks, write_report
@@ -132,16 +132,17 @@ def _execute(
     folder: RunFolder, config: ExperimentConfig, plan: ContactPlan, how: Execution
 ) -> Result:
     """Run what is not done yet, arm by arm, and write result and report."""
-    plan.save(folder.plan_path / "plan.npz")
     resolved = config.model_dump(mode="json")
     arms = arms_of(config.methods)
     outcome = Outcome(config.name, config.seeds, plan)
     sinks = Sinks(how.sinks, folder.path, config.name, resolved)
     with (
+        sole_writer(folder.path),
         open_executor(how.workers, how.executor) as executor,
         folder.open_events() as log,
         show_progress(how.progress, len(arms) * len(config.seeds)) as show,
     ):
+        plan.save(folder.plan_path / "plan.npz")
         for seed in config.seeds:
             scenario = scenario_of(config, plan, seed, executor)
             if scenario.data.holdings is not None:

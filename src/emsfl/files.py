@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import platformdirs
+
+from emsfl.errors import RunFolderError
 
 
 def cache_dir() -> Path:
@@ -52,6 +55,24 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; the system lets go of it when the process ends in any way.
+
+    Raises:
+        RunFolderError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        held = filelock.FileLock(folder / ".lock").acquire(blocking=False)
+    except filelock.Timeout:
+        raise RunFolderError(
+            f"{folder} is in use by another process; wait for that one, or stop it"
+        ) from None
+    with held:
+        yield
 
 
 def write_text(path: Path | str, text: str) -> None:

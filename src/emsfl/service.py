@@ -35,7 +35,7 @@ from emsfl.deploy.privacy import combiner, epsilon_spent, finisher
 from emsfl.deploy.status import NodeStatus, Status
 from emsfl.errors import ConfigError, UserError
 from emsfl.experiment_config import ExperimentConfig
-from emsfl.files import cache_dir, write_json
+from emsfl.files import cache_dir, sole_writer, write_json
 from emsfl.methods import METHODS, Method, Venue, make_federation
 from emsfl.moe import make_spec, tokenise_for
 from emsfl.orbit import ContactPlan, make_plan
@@ -90,6 +90,7 @@ def serve(config: ExperimentConfig, options: ServeOptions) -> RunResult:
         rehearses=options.rehearses,
     )
     with ExitStack() as stack:
+        stack.enter_context(sole_writer(folder.path))
         if options.metrics_port is not None:
             metrics = serve_metrics(folder.path, options.metrics_port, notes)
             stack.callback(metrics.shutdown)
@@ -283,8 +284,8 @@ def join(config: ExperimentConfig, options: JoinOptions) -> None:
             released_note=released,
         )
 
-    options.folder.mkdir(parents=True, exist_ok=True)
-    Node(settings, link, duty_of, notes).run()
+    with sole_writer(options.folder):
+        Node(settings, link, duty_of, notes).run()
 
 
 def _fill_cache_elsewhere(config: ExperimentConfig) -> None:

@@ -10,8 +10,7 @@ import itertools
 import multiprocessing
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,45 +93,41 @@ def run_points(
         The results by name, in the order of the points.
 
     Raises:
-        RunFolderError: `out` holds a point of the same name with another config.
+        RunFolderError: `out` holds a point of the same name with another config, or one that
+            another process runs.
     """
     listed = list(points)
     _check_frozen(listed, out)
     found: dict[str, RunResult] = {}
-    with _pool(workers) as submit:
-        waiting = {submit(_run, point, out / point.name): point for point in listed}
-        for future in as_completed(waiting):
-            point = waiting[future]
-            found[point.name] = future.result()
-            if tell is not None:
-                tell(point)
+    for point, result in _finished(listed, out, workers):
+        found[point.name] = result
+        if tell is not None:
+            tell(point)
     return {point.name: found[point.name] for point in listed}
+
+
+def _finished(
+    points: Sequence[Point], out: Path, workers: int
+) -> Iterator[tuple[Point, RunResult]]:
+    """Yield every point as it finishes: one after the other here, or in several processes."""
+    if workers == 1:
+        for point in points:
+            yield point, _run(point, out / point.name)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(_run, point, out / point.name): point for point in points}
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _run(point: Point, folder: Path) -> RunResult:
     if RunFolder(folder).config_path.is_file():
         return experiment.resume(folder, progress=False, report=False).result
     return experiment.run(point.config, out=folder, progress=False, report=False).result
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Callable[..., Future[RunResult]]]:
-    """Yield what starts a call: at once in this process, or in one of several others."""
-    if workers == 1:
-        yield _call_now
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield pool.submit
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _call_now(function: Callable[..., RunResult], *arguments: Any) -> Future[RunResult]:
-    future: Future[RunResult] = Future()
-    future.set_result(function(*arguments))
-    return future
 
 
 def _check_frozen(points: Sequence[Point], out: Path) -> None:

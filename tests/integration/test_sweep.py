@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from emsfl.cli import call
+from emsfl.config import to_yaml
 from emsfl.errors import ConfigError
-from emsfl.sweep import grid, parse_axes
+from emsfl.files import sole_writer
+from emsfl.results import RunFolder
+from emsfl.sweep import grid, parse_axes, run_points
 from tests.integration.test_runs import DEMO, SMALL, comparable
 
 FIXED = [text for text in SMALL if "checkpoint" not in text]
@@ -49,6 +52,28 @@ def test_a_folder_with_other_settings_is_not_overwritten(tmp_path, capsys):
     assert run(tmp_path / "grid", "--seeds", "1") == 0
     assert run(tmp_path / "grid", "--seeds", "2") == 2
     assert "holds this point with another config" in capsys.readouterr().err
+
+
+def test_every_point_is_told_of_when_it_is_done_and_not_later(tmp_path):
+    points = grid(DEMO, parse_axes([*FIXED, "training.momentum=0.0,0.5,0.9"]), ["fedavg"], [0])
+    told = []
+
+    def tell(point):
+        told.append((point.name, [(tmp_path / p.name).exists() for p in points]))
+
+    run_points(points, tmp_path, tell=tell)
+    assert [name for name, _ in told] == [point.name for point in points]
+    assert [sum(begun) for _, begun in told] == [1, 2, 3]
+
+
+def test_a_point_that_another_process_runs_is_left_alone(tmp_path, capsys):
+    axes = ["training.momentum=0.5"]
+    (point,) = grid(DEMO, parse_axes(axes), ["fedavg"])
+    RunFolder.create(tmp_path / point.name, to_yaml(point.config))
+    with sole_writer(tmp_path / point.name):
+        assert call(["sweep", str(DEMO), *axes, "--methods", "fedavg", "--out", str(tmp_path)]) == 2
+    assert "in use by another process" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / point.name).iterdir()} == {"config.yaml", ".lock"}
 
 
 @pytest.mark.parametrize("text", ["momentum", "=1", "a=", "a=1,,2"])
