@@ -237,6 +237,12 @@ def _link(name: str, up: str, down: str) -> Scenario:
     return _mapped(f"link_{name}", f"orbit.link={{uplink_bps: {up}, downlink_bps: {down}}}")
 
 
+OVER_THE_AIR = replace(
+    _mapped("over_the_air", "simulate.bootstrap=over_the_air"),
+    title=f"{ROTATED.title}, begun over the air",
+)
+
+
 def _clusters(number: int) -> Scenario:
     return _mapped(
         f"clusters_{number}",
@@ -284,6 +290,14 @@ MAP = (
         },
         "As a multiple of rotated MNIST's, where a step takes 8 minutes and the 28 contacts of a "
         "site are 19 steps apart on average.",
+    ),
+    Axis(
+        "beginning",
+        {"preinstalled": ROTATED, "over the air": OVER_THE_AIR},
+        "Preinstalled: devices hold the pre-trained model at the epoch, and have scored it and "
+        "measured the gate's statistics. Over the air: the first download is the whole model; "
+        "EMS-FL's scores and statistics take computing and contacts too, and no cluster knows its "
+        "experts before the last one has been heard.",
     ),
     Axis(
         "satellites",

@@ -1,11 +1,12 @@
 """Tune every method with the same number of points, drawn from its own space by one fixed rule.
 
-The rule, laid down before any curve of these searches was seen: the points of a method are the
-first ones of a scrambled Sobol sequence (seed 0) over its space below, as many as the scenario says
-for every method; the winner has the best final value on the validation split, meant over the tuning
-seeds. Nothing else counts. FedAsync and FedBuff were given a second space after the first results
-and so have twice as many points: uploads at the next contact, and after a number of local steps;
-for FedAvg these are the methods `fedavg_fill` and `fedavg`.
+The rule: the points of a method are the first ones of a scrambled Sobol sequence (seed 0) over its
+space below, as many as the scenario says for every method; the winner has the best final value on
+the validation split, meant over the tuning seeds; of equal ones the smallest learning rate wins.
+Nothing else counts. It was laid down before any curve of these searches was seen, but for two
+things that came after the first results. FedAsync and FedBuff were given a second space, and so
+twice as many points: uploads at the next contact, and after a number of local steps (FedAvg has a
+method for either). Before there was a rule for ties the first point won.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from scipy.stats import qmc
 
 from emsfl.experiment import load
 from emsfl.results import RunResult
-from emsfl.results.metric import METRICS
+from emsfl.results.metric import METRICS, Metric
 from emsfl.sweep import Point, run_points
 from suite.scenarios import NO_SETTINGS, TUNING_SEEDS, Scenario
 
@@ -159,7 +160,7 @@ def _choose(
             ]
             metric = results[f"{scenario.name}-{method}-{index}-{seeds[0]}"].metric
             rows.append({"settings": settings, "final_per_seed": finals, "final": _mean(finals)})
-        best = rows[METRICS[metric].best([row["final"] for row in rows])]
+        best = _best(rows, METRICS[metric])
         methods[method] = {"chosen": best["settings"], "final": best["final"], "points": rows}
     return {
         "metric": metric,
@@ -167,6 +168,12 @@ def _choose(
         "num_points": scenario.num_points,
         "methods": methods,
     }
+
+
+def _best(rows: Sequence[dict[str, Any]], metric: Metric) -> dict[str, Any]:
+    """Return the point with the best final value; of equal ones the one with the smallest rate."""
+    careful = sorted(rows, key=lambda row: row["settings"]["learning_rate"])
+    return careful[metric.best([row["final"] for row in careful])]
 
 
 def _mean(values: Sequence[float]) -> float:
