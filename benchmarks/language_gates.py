@@ -25,7 +25,6 @@ from emsfl.data import Samples
 from emsfl.experiment import load, scenario_of
 from emsfl.files import cache_dir, write_json
 from emsfl.methods import METHODS, EmsFl, MergedModel
-from emsfl.methods.config import EmsFlSettings
 from emsfl.moe import CausalLm, ModelSpec, State, split_state
 from emsfl.moe.gate_running import Listening
 from emsfl.moe.gate_text import TextGateConfig, TextGateKind
@@ -39,14 +38,15 @@ from emsfl.moe.missing_experts import (
 from emsfl.orbit import make_plan
 from emsfl.simulate import Scenario, Simulation, open_executor
 from emsfl.simulate.judge import Judge, evaluation_times
-from emsfl.training import EvaluateTask
-from emsfl.training.local import batch_order
+from emsfl.training import EvaluateTask, LocalSettings
+from emsfl.training.local import batch_order, choose_parameters
+from emsfl.training.optimizers import Optimizers
 
 CONFIG = Path(__file__).parent.parent / "configs/evidence/language_model.yaml"
 CALIBRATION = 256
 """Sentences per cluster on which experts' mean outputs are measured."""
 NUM_STEPS = 48
-"""Of tuning a sub-model alone with a stand-in, at EMS-FL's learning rates."""
+"""Of tuning a sub-model alone with a stand-in, as EMS-FL does."""
 
 
 def gate(kind: TextGateKind, plain_share: float = 0.0, **listening: Any) -> TextGateConfig:
@@ -98,17 +98,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--set", nargs="*", default=[], help="KEY=VALUE of the configuration")
     arguments = parser.parse_args()
-    found = {seed: measure(seed, arguments) for seed in arguments.seeds}
-    for seed, tables in found.items():
+    found: dict[int, dict[str, Any]] = {}
+    for seed in arguments.seeds:
+        tables = found[seed] = measure(seed, arguments)
         print(f"seed {seed}, bits per byte of the merged model over virtual time")
         for name, curve in tables["gates"].items():
             print(f"  {name:28}" + " ".join(f"{value:6.3f}" for value in curve))
         print("  sub-models on their own domain before and after tuning, by what stands in")
         for name, values in tables["stand_ins"].items():
             print(f"  {name:28}" + " ".join(f"{value:6.3f}" for value in values))
-    if arguments.json:
-        write_json(arguments.json, {"seeds": found})
-        print(json.dumps({"written": str(arguments.json)}))
+        if arguments.json:
+            write_json(arguments.json, {"seeds": found})
+            print(json.dumps({"written": str(arguments.json)}))
 
 
 def measure(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -136,12 +137,12 @@ def measure(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         }
         if not isinstance(method, EmsFl):
             raise TypeError("ems_fl is no EMS-FL")
-        missing = stand_ins(scenario, method, config.method_settings.ems_fl)
+        missing = stand_ins(scenario, method)
         hours = [time_s / 3600 for time_s in judge.times_s]
         return {"hours": hours, "gates": curves, "stand_ins": missing}
 
 
-def stand_ins(scenario: Scenario, method: EmsFl, rates: EmsFlSettings) -> dict[str, list[float]]:
+def stand_ins(scenario: Scenario, method: EmsFl) -> dict[str, list[float]]:
     """Return bits per byte of the sub-models on their domains, by stand-in: untuned and tuned."""
     spec, layout, data = scenario.model, scenario.model.layout(), scenario.data
     pretrained = scenario.federation.pretrained
@@ -158,7 +159,7 @@ def stand_ins(scenario: Scenario, method: EmsFl, rates: EmsFlSettings) -> dict[s
             part = spec.build(split_state(pretrained, layout, owned), len(owned[0]))
             with standing_in(part, layout, missing):
                 total[0] += _judged(spec, part, samples)
-                _tune(spec, part, shard, rates, scenario.training.batch_size)
+                _tune(spec, part, shard, method.settings)
                 total[1] += _judged(spec, part, samples)
     return {kind.value: (total[:, 0] / total[:, 1]).tolist() for kind, total in totals.items()}
 
@@ -178,21 +179,16 @@ def _judged(spec: ModelSpec, model: nn.Module, samples: Samples) -> tuple[float,
     return spec.judge(model, inputs, labels)
 
 
-def _tune(
-    spec: ModelSpec, model: nn.Module, shard: Samples, rates: EmsFlSettings, batch_size: int
-) -> None:
-    experts = spec.layout().expert_names
-    parts: list[list[nn.Parameter]] = [[], []]
-    for name, parameter in model.named_parameters():
-        parts[name in experts].append(parameter)
-    rate = rates.learning_rate
-    groups = [{"params": parts[0], "lr": rate * rates.shared_lr_factor}, {"params": parts[1]}]
-    optimizer = torch.optim.Adam(groups, lr=rate)
+def _tune(spec: ModelSpec, model: nn.Module, shard: Samples, settings: LocalSettings) -> None:
+    layout = spec.layout()
+    choose_parameters(model, layout, settings)
+    optimizers = Optimizers(model, layout, settings, {})
     inputs, labels = torch.from_numpy(shard.inputs), torch.from_numpy(shard.labels)
-    for batch in torch.from_numpy(batch_order(len(shard), batch_size, (0,), 0, NUM_STEPS)):
-        optimizer.zero_grad()
+    order = batch_order(len(shard), settings.batch_size, (0,), 0, NUM_STEPS)
+    for batch in torch.from_numpy(order):
+        optimizers.zero_grad()
         spec.loss(model, inputs[batch], labels[batch]).backward()
-        optimizer.step()
+        optimizers.step()
 
 
 if __name__ == "__main__":
