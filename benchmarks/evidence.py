@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from emsfl.files import write_json, write_text
-from suite.rows import collect, merge
+from suite.rows import collect, is_tuned, merge
 from suite.scenarios import (
     CONFIGS,
     LARGE,
@@ -65,15 +65,16 @@ def main() -> None:
         found = tune(searched, arguments.out / "tuning", arguments.workers, extra)
         for scenario in searched:
             tuning[scenario.name] = _with_earlier(tuning, found, scenario.name)
-        write_json(path, tuning)
-        for scenario in searched:
-            if scenario in MAIN and not scenario.overrides:
+        # A search that was cut short or changed is not the published one.
+        write_json(arguments.out / path.name if extra else path, tuning)
+        for scenario in [] if extra else searched:
+            if SCENARIOS[scenario.name] in MAIN and not scenario.overrides:
                 _freeze(scenario, tuning[scenario.name])
     if arguments.search_only:
         return
-    missing = sorted({s.tuned_name for s in scenarios} - tuning.keys())
-    if missing:
-        listed = ",".join(missing)
+    untuned = sorted({s.tuned_name for s in scenarios if not is_tuned(tuning, s)})
+    if untuned:
+        listed = ",".join(untuned)
         raise SystemExit(f"error: not tuned yet; run: evidence.py --tune --scenarios {listed}")
     folder = arguments.out / ("quick" if arguments.quick else "rows")
     rows = collect(scenarios, tuning, folder, arguments.seeds, arguments.workers, extra)

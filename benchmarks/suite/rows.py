@@ -10,6 +10,7 @@ import numpy as np
 
 from emsfl.experiment import load
 from emsfl.methods import METHODS
+from emsfl.methods.config import MethodSettings
 from emsfl.results import RunResult
 from emsfl.results.metric import METRICS
 from emsfl.results.schema import CurvePoint
@@ -34,7 +35,8 @@ def collect(
         for names in _arms([*scenario.trained, *scenario.ablations]):
             for seed in seeds:
                 name = f"{scenario.name}-{names[0]}-{seed}"
-                overrides = [NO_SETTINGS, *scenario.overrides, *extra, *chosen(tuning, scenario)]
+                texts = _texts(chosen(tuning, scenario), names)
+                overrides = [NO_SETTINGS, *scenario.overrides, *extra, *texts]
                 config = load(scenario.config, overrides, names, [seed])
                 points.append(Point(name, {}, config))
                 labels[name] = (scenario.name, seed)
@@ -49,16 +51,35 @@ def collect(
     rows = []
     for scenario in scenarios:
         mine = {name: r for name, r in results.items() if labels[name][0] == scenario.name}
-        rows += _rows(scenario, mine, labels)
+        rows += _rows(scenario, mine, labels, chosen(tuning, scenario))
     return merge([], rows)
 
 
-def chosen(tuning: dict[str, Any], scenario: Scenario) -> list[str]:
-    """Return the tuned settings that a scenario uses, as overrides."""
+def chosen(tuning: dict[str, Any], scenario: Scenario) -> dict[str, dict[str, Any]]:
+    """Return the tuned settings of every method of a scenario; ablations have EMS-FL's."""
+    found = tuning[scenario.tuned_name]["methods"]
+    names = [*scenario.trained, *scenario.ablations]
+    return {name: found[settings_name(name)]["chosen"] for name in names}
+
+
+def is_tuned(tuning: dict[str, Any], scenario: Scenario) -> bool:
+    """Tell whether there has been a search for every method of a scenario."""
+    found = tuning.get(scenario.tuned_name, {}).get("methods", {})
+    return all(settings_name(m) in found for m in (*scenario.trained, *scenario.ablations))
+
+
+def settings_name(method: str) -> str:
+    """Return the key of a method's settings: its own name, for ablations `ems_fl`."""
+    return method if method in MethodSettings.model_fields else "ems_fl"
+
+
+def _texts(settings: dict[str, dict[str, Any]], methods: Sequence[str]) -> list[str]:
+    """Return the settings of some methods as overrides of a config."""
+    own = {settings_name(name): settings[name] for name in methods}
     return [
-        f"method_settings.{method}.{key}={value!r}"
-        for method, found in tuning[scenario.tuned_name]["methods"].items()
-        for key, value in found["chosen"].items()
+        f"method_settings.{name}.{key}={value!r}"
+        for name, values in own.items()
+        for key, value in values.items()
     ]
 
 
@@ -71,7 +92,10 @@ def _arms(methods: Sequence[str]) -> list[list[str]]:
 
 
 def _rows(
-    scenario: Scenario, results: dict[str, RunResult], labels: dict[str, tuple[str, int]]
+    scenario: Scenario,
+    results: dict[str, RunResult],
+    labels: dict[str, tuple[str, int]],
+    settings: dict[str, dict[str, Any]],
 ) -> list[Row]:
     rows: list[Row] = []
     for name, result in results.items():
@@ -83,6 +107,8 @@ def _rows(
                     "label": found.label,
                     "seed": labels[name][1],
                     "metric": result.metric,
+                    "settings": settings[method],
+                    "device": result.config["training"]["device"],
                     "initial": result.initial_accuracy[0],
                     "final": found.final_accuracy.mean,
                     "by_domain": {d: s.mean for d, s in found.accuracy_by_domain.items()},

@@ -1,14 +1,20 @@
-"""The aims of the evidence, laid down before any of it was measured, and how they came out."""
+"""The aims of the evidence and how they came out.
+
+They were laid down before any of it was measured. Those of time held for rotated MNIST and "device
+speeds of at least one decade"; here they are asked of every speed, and of a start over the air.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from emsfl.results.metric import METRICS, Metric
+from emsfl.results.summary import spread
+from suite.wording import brief_lead
 
 Row = dict[str, Any]
 FORMS = ("fedavg", "fedavg_fill")
@@ -45,9 +51,8 @@ TARGETS = (
            lead=0.04),
     Target("mnist_rotated", "within 2 points of central, all steps", ("central_all_steps",), -0.02),
     *_times("mnist_rotated"),
-    *_times("speed_0.1"),
-    *_times("speed_0.3"),
-    *_times("speed_3"),
+    *(aim for speed in ("0.03", "0.1", "0.3", "3", "10", "30") for aim in _times(f"speed_{speed}")),
+    *_times("over_the_air"),
     Target("mnist_labels", "not below any federated baseline",
            (*FORMS, "fedprox", "fedasync", "fedbuff", "fedavg_quorum", "fedavg_experts", "fedmoe",
             "esft"), lead=0.0),
@@ -76,10 +81,13 @@ def verdict(target: Target, rows: Sequence[Row]) -> tuple[str, bool] | None:
     means = {name: statistics.fmean(row["final"] for row in grouped[name]) for name in grouped}
     best = rivals[metric.best([means[name] for name in rivals])]
     if target.lead is not None:
-        lead = means["ems_fl"] - means[best]
-        lead = lead if metric.higher_is_better else -lead
+        own, rival = (spread([r["final"] for r in grouped[m]]) for m in ("ems_fl", best))
+        lead = metric.lead(own, rival)
+        is_met = lead.mean >= target.lead
+        if not is_met and metric.gain(lead.mean) == metric.gain(target.lead):
+            metric = replace(metric, num_digits=metric.num_digits + 1)
         label = grouped[best][0]["label"]
-        return f"{metric.gain(lead)} {metric.difference_unit} against {label}", lead >= target.lead
+        return f"{brief_lead(metric, lead)} {metric.difference_unit} against {label}", is_met
     assert target.ratio is not None
     quantity, limit = target.ratio
     if quantity == "behind":

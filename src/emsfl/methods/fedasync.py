@@ -2,6 +2,7 @@
 
 The server mixes every upload at once: x <- (1 - a_t) x + a_t x_c with
 a_t = mixing * (staleness + 1)^-exponent, staleness counting the versions since the download.
+Devices train on their plain loss: the article's proximal term has weight rho = 0.
 """
 
 from __future__ import annotations

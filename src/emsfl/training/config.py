@@ -19,7 +19,8 @@ class TrainingConfig(ConfigModel):
 
     batch_size: int = Field(default=32, ge=1, le=65536)
     optimizer: OptimizerKind = "sgd"
-    """Its state stays with the device; `adam` (arXiv 1412.6980) without weight decay."""
+    """`adam` (arXiv 1412.6980) is without weight decay. The optimiser's state never leaves the
+    device; it begins empty where a method replaces the device's model by the server's."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of `sgd`."""
     device: Processor = "cpu"
