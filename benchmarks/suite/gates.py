@@ -19,7 +19,8 @@ ARMS = (
     ("best of these and `mixture`", "2, and C of sub-models", LANGUAGE_MODEL.name, "ems_fl"),
 )
 HEAD = """EMS-FL's merged model by the kinds of gate that it may use, and the forward passes that a
-text takes at most with C clusters:
+text takes at most with C clusters. Where it may use several, the one that is best on the validation
+split at that time is used:
 
 | gate | passes | seeds | final |
 | --- | --- | ---: | ---: |"""

@@ -129,10 +129,10 @@ LANGUAGE_MODEL = replace(
     note="measured twice on these seeds. At first EMS-FL missed the first and the last of its aims "
     "(LOG.md has the figures). The mixture of [decision 9](decisions/0009-language-mixture.md) was "
     "then developed on validation data of seed 10; EMS-FL's search was repeated and chose the "
-    "same settings as before. No such work went into the baselines, but FedAvg and FedProx were "
-    "searched again with up to 192 local steps, for 32 had been too few; FedAsync and FedBuff were "
-    "not tried with fixed local steps here. EMS-FL's merged model takes up to six forward passes "
-    "for a text, four of them with sub-models, a baseline's one.",
+    "same settings as before. No such work went into the baselines, but all four were searched "
+    "again with up to 192 local steps, for 32 or the next contact had been too few. EMS-FL's "
+    "merged model takes up to six forward passes for a text, four of them with sub-models, a "
+    "baseline's one.",
 )
 
 
