@@ -1,5 +1,6 @@
 """The baselines: traces computed by hand, and methods that must be equal where theory says so."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -64,6 +65,34 @@ def test_fedavg_with_one_cluster_and_one_device_is_plain_sgd(federation, spec, s
         torch.nn.functional.cross_entropy(model(inputs[batch]), labels[batch]).backward()
         optimizer.step()
     assert_states_equal(found, dict(model.state_dict()))
+
+
+def test_kept_optimizer_state_makes_rounds_of_one_cluster_one_long_training(
+    federation, spec, shard, settings
+):
+    """Bit for bit, with momentum; begun anew every round it ends elsewhere."""
+    alone = replace(federation, clusters=("north",), weights={"north": 1.0})
+    kept = replace(settings, keeps_optimizer_state=True)
+    found = rounds(FedAvg(alone, kept, 4), spec, shard, num_rounds=3, steps=4)
+    cluster = Cluster("north", [1.0], [Device()])
+    cluster.take_over(FedAvg(alone, settings, 12).hand_out("north"), alone)
+    (task,) = training_tasks(cluster, [shard], spec, (0,), 12)
+    assert_states_equal(found, train_locally(task).state)
+    anew = rounds(FedAvg(alone, settings, 4), spec, shard, num_rounds=3, steps=4)
+    assert any(not torch.equal(found[name], anew[name]) for name in found)
+
+
+def test_optimizer_state_that_has_diverged_is_not_kept(federation, settings):
+    kept = replace(settings, keeps_optimizer_state=True)
+    method = FedAvg(federation, kept, 4)
+    cluster = Cluster("north", [1.0], [Device()])
+    work = method.hand_out("north")
+    cluster.take_over(work, federation)
+    (device,) = cluster.devices
+    for value, remembered in ((1.0, {"a"}), (math.nan, set())):
+        device.momentum = {"a": torch.tensor([1.0, value])}
+        cluster.take_over(work, federation)
+        assert device.momentum.keys() == remembered
 
 
 def test_quorum_ends_a_round_and_late_reports_are_refused(federation, settings):

@@ -61,6 +61,7 @@ def local_settings(training: TrainingConfig, learning_rate: float) -> LocalSetti
         learning_rate=learning_rate,
         optimizer=training.optimizer,
         device=training.device,
+        keeps_optimizer_state=training.optimizer_state == "kept",
     )
 
 

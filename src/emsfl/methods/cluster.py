@@ -128,7 +128,10 @@ class Cluster:
                     held = split_state(held, layout, work.owned)
                 start = {**held, **start}
             for device in self.devices:
-                device.state, device.momentum = start, {}
+                device.state = start
+                device.momentum = (
+                    device.momentum if self._keeps_optimizer_state(device, work) else {}
+                )
         else:
             start = self._rebased(work, layout)
             for device, snapshot, steps in zip(
@@ -142,6 +145,12 @@ class Cluster:
         self.received = {name: start[name] for name in start if layout.is_shared(name)}
         self.work = work
         self.snapshots, self.snapshot_steps, self.average = [], [], {}
+
+    def _keeps_optimizer_state(self, device: Device, work: Work) -> bool:
+        """Tell whether the state fits the next task; one that has diverged is never kept."""
+        same = self.work is not None and self.work.owned == work.owned
+        keeps = work.settings.keeps_optimizer_state and same
+        return keeps and all(bool(t.isfinite().all()) for t in device.momentum.values())
 
     def save(self) -> dict[str, Any]:
         """Return everything that changes."""

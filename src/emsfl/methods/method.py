@@ -32,7 +32,8 @@ class Receive(StrEnum):
     """How devices take over what they receive."""
 
     RESET = "reset"
-    """Start from the pre-trained sub-model, overwritten by the payload; forget momentum."""
+    """Start from the pre-trained sub-model, overwritten by the payload; forget what the optimiser
+    remembers, unless the settings keep it."""
     REBASE = "rebase"
     """Go on from: cluster average, overwritten by the payload, plus the device's own progress
     since its snapshot."""

@@ -19,8 +19,10 @@ class TrainingConfig(ConfigModel):
 
     batch_size: int = Field(default=32, ge=1, le=65536)
     optimizer: OptimizerKind = "sgd"
-    """`adam` (arXiv 1412.6980) is without weight decay. The optimiser's state never leaves the
-    device; it begins empty where a method replaces the device's model by the server's."""
+    """`adam` (arXiv 1412.6980) is without weight decay."""
+    optimizer_state: Literal["reset", "kept"] = "reset"
+    """What becomes of it on a device whose model a method replaces by the server's. It never leaves
+    the device. EMS-FL replaces no models, so that its devices always keep theirs."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of `sgd`."""
     device: Processor = "cpu"
@@ -50,3 +52,5 @@ class LocalSettings:
     """Of the experts that are held, those that train, by their place in the model; None: all."""
     proximal: float = 0.0
     """mu of FedProx: pulls every trained parameter back to where the task began."""
+    keeps_optimizer_state: bool = False
+    """Also when the server's model replaces the device's."""
