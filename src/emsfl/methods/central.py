@@ -1,6 +1,7 @@
 """Central: one trainer holds everybody's data, and there is no network.
 
-The bound that no federation is expected to pass. A driver gives it a federation of one cluster with
+What data in one place are worth, in one stream of batches; several devices to a cluster compute
+more gradients in as many steps. A driver gives it a federation of one cluster with
 one device, whose shard is all shards together, and decides how many steps it gets by which time.
 """
 
