@@ -296,7 +296,8 @@ MAP = (
         "Preinstalled: devices hold the pre-trained model at the epoch, and have scored it and "
         "measured the gate's statistics. Over the air: the first download is the whole model; "
         "EMS-FL's scores and statistics take computing and contacts too, and no cluster knows its "
-        "experts before the last one has been heard.",
+        "experts before the last one has been heard. What that costs in time is among the aims "
+        "above.",
     ),
     Axis(
         "satellites",
