@@ -308,6 +308,9 @@ MAP = (
             "20": _satellites(20, 4),
             "60": _satellites(60, 6),
         },
+        "Settings are those found with 2 satellites. The more there are, the fewer steps lie "
+        "between two contacts: methods that upload at the next one begin anew, optimiser included, "
+        "ever more often, and a search of their own might do more for them than for others.",
     ),
     Axis(
         "link",
