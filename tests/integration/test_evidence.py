@@ -44,6 +44,36 @@ def test_one_process_and_two_find_the_same_rows_and_the_page_shows_them(tmp_path
     assert "| two, terrestrial | EMS-FL |" in page
     assert "Overhead per device" in page
 
+    tuning[rotated.name]["methods"]["ems_fl"]["chosen"] = {"learning_rate": 123.0}
+    with pytest.raises(SystemExit, match=r"other settings .* --methods ems_fl"):
+        write_page(rows, tuning, tmp_path / "evidence.md")
+
+
+def test_of_equally_good_settings_the_smallest_rate_wins():
+    from emsfl.results.metric import METRICS
+    from suite.tuning import _best
+
+    points = [
+        {"settings": {"learning_rate": rate}, "final": final}
+        for rate, final in ((0.3, 0.8), (0.1, 0.9), (0.02, 0.9), (0.01, 0.7))
+    ]
+    assert _best(points, METRICS["accuracy"]) is points[2]
+    assert _best(points, METRICS["bits_per_byte"]) is points[3]
+
+
+def test_an_aim_missed_by_a_hair_is_not_shown_as_met():
+    from suite.targets import Target, verdict
+
+    rows = [
+        {"method": method, "label": method, "seed": seed, "metric": "accuracy", "final": final}
+        for method, final in (("ems_fl", 0.80), ("fedavg", 0.7603))
+        for seed in range(3)
+    ]
+    aim = Target("mnist_rotated", "4 points above", ("fedavg",), lead=0.04)
+    text, is_met = verdict(aim, rows)
+    assert not is_met
+    assert text.startswith("+3.97")
+
 
 def test_new_rows_take_the_places_of_older_ones_and_targets_are_found_anew():
     from suite.rows import merge
