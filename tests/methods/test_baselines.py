@@ -89,8 +89,14 @@ def test_optimizer_state_that_has_diverged_is_not_kept(federation, settings):
     work = method.hand_out("north")
     cluster.take_over(work, federation)
     (device,) = cluster.devices
-    for value, remembered in ((1.0, {"a"}), (math.nan, set())):
-        device.momentum = {"a": torch.tensor([1.0, value])}
+    healthy, diverged = torch.ones(2), torch.tensor([1.0, math.nan])
+    for momentum, extra, remembered in (
+        (healthy, healthy, {"a"}),
+        (diverged, healthy, set()),
+        (healthy, diverged, set()),
+    ):
+        device.momentum = {"a": momentum}
+        device.state = {**device.state, "b": extra}
         cluster.take_over(work, federation)
         assert device.momentum.keys() == remembered
 

@@ -128,10 +128,9 @@ class Cluster:
                     held = split_state(held, layout, work.owned)
                 start = {**held, **start}
             for device in self.devices:
+                if not self._keeps_optimizer_state(device, work):
+                    device.momentum = {}
                 device.state = start
-                device.momentum = (
-                    device.momentum if self._keeps_optimizer_state(device, work) else {}
-                )
         else:
             start = self._rebased(work, layout)
             for device, snapshot, steps in zip(
@@ -147,10 +146,11 @@ class Cluster:
         self.snapshots, self.snapshot_steps, self.average = [], [], {}
 
     def _keeps_optimizer_state(self, device: Device, work: Work) -> bool:
-        """Tell whether the state fits the next task; one that has diverged is never kept."""
+        """Tell whether it fits the next task; that of a device that has diverged is never kept."""
         same = self.work is not None and self.work.owned == work.owned
         keeps = work.settings.keeps_optimizer_state and same
-        return keeps and all(bool(t.isfinite().all()) for t in device.momentum.values())
+        tensors = (*device.state.values(), *device.momentum.values())
+        return keeps and all(bool(tensor.isfinite().all()) for tensor in tensors)
 
     def save(self) -> dict[str, Any]:
         """Return everything that changes."""

@@ -21,8 +21,9 @@ class TrainingConfig(ConfigModel):
     optimizer: OptimizerKind = "sgd"
     """`adam` (arXiv 1412.6980) is without weight decay."""
     optimizer_state: Literal["reset", "kept"] = "reset"
-    """What becomes of it on a device whose model a method replaces by the server's. It never leaves
-    the device. EMS-FL replaces no models, so that its devices always keep theirs."""
+    """What becomes of the optimiser's state on a device whose model a method replaces by the
+    server's. It never leaves the device. EMS-FL replaces a model at the start and after a refused
+    update only; its devices keep theirs."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of `sgd`."""
     device: Processor = "cpu"
