@@ -117,13 +117,14 @@ class Experts(nn.Module):
 
     def forward(self, tokens: Tensor, weights: Tensor, indices: Tensor) -> Tensor:
         """Return sum_k weights[:, k] * expert_{indices[:, k]}(tokens), [T, D]."""
+        # Unbound once: indexing a stacked tensor gives each expert a gradient of the stack's size.
+        up, up_bias = self.up.unbind(), self.up_bias.unbind()
+        down, down_bias = self.down.unbind(), self.down_bias.unbind()
         mixed = torch.zeros_like(tokens)
         for expert in indices.unique().tolist():
             rows, column = (indices == expert).nonzero(as_tuple=True)
-            inner = functional.linear(tokens[rows], self.up[expert], self.up_bias[expert])
-            outer = functional.linear(
-                self.activation(inner), self.down[expert], self.down_bias[expert]
-            )
+            inner = functional.linear(tokens[rows], up[expert], up_bias[expert])
+            outer = functional.linear(self.activation(inner), down[expert], down_bias[expert])
             mixed.index_add_(0, rows, (outer * weights[rows, column, None]).to(mixed.dtype))
         return mixed
 
