@@ -306,11 +306,10 @@ MAP = (
             "2": ROTATED,
             "6": _satellites(6, 3),
             "20": _satellites(20, 4),
-            "60": _satellites(60, 6),
+            "60": replace(_satellites(60, 6), tuned_as=None, num_points=8),
         },
-        "Settings are those found with 2 satellites. The more there are, the fewer steps lie "
-        "between two contacts: methods that upload at the next one begin anew, optimiser included, "
-        "ever more often, and a search of their own might do more for them than for others.",
+        "The more there are, the fewer steps lie between two contacts: methods that upload at the "
+        "next one begin anew, optimiser included, ever more often.",
     ),
     Axis(
         "link",
