@@ -223,12 +223,13 @@ def _speed(factor: float, tuned_as: str | None = None) -> Scenario:
     return replace(scenario, title=f"{ROTATED.title}, devices {factor:g} times as fast")
 
 
-def _satellites(number: int, planes: int) -> Scenario:
+def _satellites(number: int, planes: int, tuned_as: str | None = ROTATED.name) -> Scenario:
     return _mapped(
         f"satellites_{number}",
         "orbit.constellation={walker: {pattern: star, "
         f"num_satellites: {number}, num_planes: {planes}, altitude_km: 550, "
         "inclination_deg: 97.6}}",
+        tuned_as=tuned_as,
     )
 
 
@@ -279,7 +280,7 @@ MAP = (
     Axis(
         "device speed",
         {
-            "0.03": _speed(0.03, tuned_as="speed_0.1"),
+            "0.03": _speed(0.03),
             "0.1": _speed(0.1),
             "0.3": _speed(0.3),
             "1": ROTATED,
@@ -305,8 +306,8 @@ MAP = (
             "1": _satellites(1, 1),
             "2": ROTATED,
             "6": _satellites(6, 3),
-            "20": _satellites(20, 4),
-            "60": replace(_satellites(60, 6), tuned_as=None, num_points=8),
+            "20": _satellites(20, 4, tuned_as=None),
+            "60": _satellites(60, 6, tuned_as=None),
         },
         "The more there are, the fewer steps lie between two contacts: methods that upload at the "
         "next one begin anew, optimiser included, ever more often.",
