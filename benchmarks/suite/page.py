@@ -14,6 +14,7 @@ from suite.choice import choice_table
 from suite.coverage import coverage_table
 from suite.figures import draw_curves, draw_map
 from suite.gates import alone_text, gates_table, over_time_table
+from suite.more_points import more_points_table
 from suite.overhead import overhead_table
 from suite.rows import settings_name
 from suite.scenarios import (
@@ -86,7 +87,10 @@ def write_page(rows: list[Row], tuning: dict[str, Any], path: Path) -> None:
             parts.append(_dense_table(rows))
         elif mine:
             draw_curves(mine, figures / f"evidence-{scenario.name}.svg")
-            parts.append(_section(scenario, mine))
+            parts += [
+                _section(scenario, mine),
+                *filter(None, [more_points_table(scenario, tuning)]),
+            ]
         if mine and scenario is COVERAGE:
             parts.append(coverage_table(rows))
         if mine and scenario is LANGUAGE_MODEL:

@@ -1,0 +1,36 @@
+"""Settings that were tried beyond the search, and did not change what it chose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from emsfl.results.labels import method_label
+from emsfl.results.metric import METRICS
+from suite.scenarios import ROOT, Scenario
+
+MORE = ROOT / "benchmarks/results/more_points.json"
+HEAD = """Settings tried beyond the search, on its validation data, beside the one that it chose:
+
+| method | what | device | points | best of them | chosen |
+| --- | --- | --- | ---: | ---: | ---: |"""
+
+
+def more_points_table(scenario: Scenario, tuning: dict[str, Any], path: Path = MORE) -> str | None:
+    """Return what was tried in addition; None: nothing."""
+    searches = json.loads(path.read_text(encoding="utf-8"))["searches"]
+    found = tuning[scenario.name]
+    metric = METRICS[found["metric"]]
+    lines = [HEAD]
+    for search in searches:
+        if search["scenario"] != scenario.name:
+            continue
+        finals = [point["final"] for point in search["points"]]
+        best = metric.value(finals[metric.best(finals)])
+        chosen = metric.value(found["methods"][search["method"]]["final"])
+        lines.append(
+            f"| {method_label(search['method'])} | {search['what']} | {search['device']} | "
+            f"{len(finals)} | {best} | {chosen} |"
+        )
+    return "\n".join(lines) if len(lines) > 1 else None
