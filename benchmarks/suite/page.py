@@ -72,7 +72,9 @@ NO_UPDATE = "†"
 MAP_HEAD = """## Where EMS-FL wins and loses
 
 One thing differs from rotated MNIST, for clusters what is said there. Values without a spread are
-of one seed."""
+of one seed. Under each table stands which search its settings are from. Where that is another
+scenario's, a search of its own may do more for the baselines than for EMS-FL: with more satellites
+it did."""
 
 
 def write_page(rows: list[Row], tuning: dict[str, Any], path: Path) -> None:
