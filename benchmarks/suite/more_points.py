@@ -20,12 +20,13 @@ HEAD = """Settings tried beyond the search, on its validation data, beside the o
 def more_points_table(scenario: Scenario, tuning: dict[str, Any], path: Path = MORE) -> str | None:
     """Return what was tried in addition; None: nothing."""
     searches = json.loads(path.read_text(encoding="utf-8"))["searches"]
+    mine = [search for search in searches if search["scenario"] == scenario.name]
+    if not mine:
+        return None
     found = tuning[scenario.name]
     metric = METRICS[found["metric"]]
     lines = [HEAD]
-    for search in searches:
-        if search["scenario"] != scenario.name:
-            continue
+    for search in mine:
         finals = [point["final"] for point in search["points"]]
         best = metric.value(finals[metric.best(finals)])
         chosen = metric.value(found["methods"][search["method"]]["final"])
@@ -33,4 +34,4 @@ def more_points_table(scenario: Scenario, tuning: dict[str, Any], path: Path = M
             f"| {method_label(search['method'])} | {search['what']} | {search['device']} | "
             f"{len(finals)} | {best} | {chosen} |"
         )
-    return "\n".join(lines) if len(lines) > 1 else None
+    return "\n".join(lines)
