@@ -104,7 +104,8 @@ def verdict(target: Target, rows: Sequence[Row]) -> tuple[str, bool] | None:
         )
     if quantity == "behind" and share == 0:
         return f"never behind at {len(grouped['ems_fl'][0]['curve']) - 1} judgements", True
-    return f"{share:.2f}", share <= limit
+    near_miss = share > limit and f"{share:.2f}" == f"{limit:.2f}"
+    return f"{share:.{3 if near_miss else 2}f}", share <= limit
 
 
 def _share_behind(
