@@ -74,6 +74,12 @@ def test_an_aim_missed_by_a_hair_is_not_shown_as_met():
     assert not is_met
     assert text.startswith("+3.97")
 
+    for row in rows:
+        hours = 2.0 if row["method"] == "ems_fl" else 6.0
+        row["curve"] = [[0.0, 0.5, 0], [3600 * hours, 0.9, 0]]
+    aim = Target("mnist_rotated", "a third of its time", ("fedavg",), ratio=("time", 0.33))
+    assert verdict(aim, rows) == ("0.333", False)
+
 
 def test_new_rows_take_the_places_of_older_ones_and_targets_are_found_anew():
     from suite.rows import merge
