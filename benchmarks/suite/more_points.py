@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from emsfl.results.labels import method_label
@@ -11,15 +10,17 @@ from emsfl.results.metric import METRICS
 from suite.scenarios import ROOT, Scenario
 
 MORE = ROOT / "benchmarks/results/more_points.json"
-HEAD = """Settings tried beyond the search, on its validation data, beside the one that it chose:
+HEAD = """Settings tried beyond the search, on its validation data, beside the one that it chose
+(`benchmarks/results/more_points.json`; `emsfl run` with one of them as `method_settings`, seed 10
+and `simulate.judged_on=validation` repeats it):
 
 | method | what | device | points | best of them | chosen |
 | --- | --- | --- | ---: | ---: | ---: |"""
 
 
-def more_points_table(scenario: Scenario, tuning: dict[str, Any], path: Path = MORE) -> str | None:
+def more_points_table(scenario: Scenario, tuning: dict[str, Any]) -> str | None:
     """Return what was tried in addition; None: nothing."""
-    searches = json.loads(path.read_text(encoding="utf-8"))["searches"]
+    searches = json.loads(MORE.read_text(encoding="utf-8"))["searches"]
     mine = [search for search in searches if search["scenario"] == scenario.name]
     if not mine:
         return None

@@ -223,7 +223,7 @@ def _speed(factor: float, tuned_as: str | None = None) -> Scenario:
     return replace(scenario, title=f"{ROTATED.title}, devices {factor:g} times as fast")
 
 
-def _satellites(number: int, planes: int, tuned_as: str | None = ROTATED.name) -> Scenario:
+def _satellites(number: int, planes: int, tuned_as: str | None = None) -> Scenario:
     return _mapped(
         f"satellites_{number}",
         "orbit.constellation={walker: {pattern: star, "
@@ -303,11 +303,11 @@ MAP = (
     Axis(
         "satellites",
         {
-            "1": _satellites(1, 1),
+            "1": _satellites(1, 1, tuned_as=ROTATED.name),
             "2": ROTATED,
-            "6": _satellites(6, 3, tuned_as=None),
-            "20": _satellites(20, 4, tuned_as=None),
-            "60": _satellites(60, 6, tuned_as=None),
+            "6": _satellites(6, 3),
+            "20": _satellites(20, 4),
+            "60": _satellites(60, 6),
         },
         "The more there are, the fewer steps lie between two contacts: methods that upload at the "
         "next one begin anew, optimiser included, ever more often.",
