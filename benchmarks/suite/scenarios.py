@@ -296,8 +296,9 @@ MAP = (
         {"preinstalled": ROTATED, "over the air": OVER_THE_AIR},
         "Preinstalled: devices hold the pre-trained model at the epoch, and have scored it and "
         "measured the gate's statistics. Over the air: the first download is the whole model; "
-        "EMS-FL's scores and statistics take computing and contacts too, and no cluster knows its "
-        "experts before the last one has been heard. What that costs in time is among the aims "
+        "EMS-FL's scores and statistics take computing and contacts too, and a cluster takes its "
+        "best of the experts left over when its scores come in "
+        "([why](decisions/0011-first-come.md)). What that costs in time is among the aims "
         "above.",
     ),
     Axis(

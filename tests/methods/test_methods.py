@@ -1,12 +1,23 @@
 """The methods, without any driver: hand-computed traces and the rules that must never break."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
 from emsfl.errors import InfeasibleError, UpdateRefusedError
-from emsfl.methods import Cluster, Device, EmsFl, FedAsync, FedAvg, Receive, Update
+from emsfl.methods import (
+    Cluster,
+    Device,
+    EmsFl,
+    FedAsync,
+    FedAvg,
+    Receive,
+    Update,
+    pack,
+    unpack,
+)
 from emsfl.moe import split_state
 from emsfl.training import difference
 
@@ -39,7 +50,6 @@ def ems_update(ems, cluster, amount):
         version=0,
         values={n: t + amount for n, t in sub.items() if n in layout.expert_names},
         shared_delta={n: torch.full_like(t, amount) for n, t in sub.items() if layout.is_shared(n)},
-        statistics=ems.federation.statistics[cluster],
     )
 
 
@@ -127,27 +137,80 @@ def test_merged_model_is_gated_and_ablations_are_not(ems, federation, settings):
     assert EmsFl(unknown, settings).merged().gate is None
 
 
+def score(method, federation, cluster):
+    """Let a cluster download the model over the air and send its scores."""
+    work = method.hand_out(cluster)
+    assert set(work.payload) == set(federation.pretrained)
+    scores, statistics = federation.scores[cluster], federation.statistics[cluster]
+    method.receive(Update(cluster=cluster, version=0, scores=scores, statistics=statistics))
+
+
+def in_three(federation, **change):
+    """Three clusters; `east` likes what `north` likes, and so do its scores."""
+    names = ("north", "south", "east")
+    north, south = (federation.scores[c] for c in names[:2])
+    statistics = dict(zip(names, [federation.statistics["north"]] * 3, strict=True))
+    scores = {"north": north, "south": south, "east": north}
+    weights = dict.fromkeys(names, 1 / 3)
+    known = {"clusters": names, "scores": scores, "statistics": statistics, "weights": weights}
+    return replace(federation, **{**known, "top_k": 1, **change})
+
+
 def test_over_the_air_scores_come_first(federation, settings):
     method = EmsFl(replace(federation, scores=None, statistics=None), settings)
-    for cluster in federation.clusters:
-        work = method.hand_out(cluster)
-        assert set(work.payload) == set(federation.pretrained)
-        update = Update(
-            cluster=cluster,
-            version=0,
-            scores=federation.scores[cluster],
-            statistics=federation.statistics[cluster],
-        )
-        assert method.assignment is None
-        method.receive(update)
+    score(method, federation, "south")
+    assert method.owned("south") == ((2, 3), (2, 3))
+    assert method.hand_out("south").receive is Receive.RESET
+    assert method.merged().gate is None, "one cluster is no choice"
+    with pytest.raises(ValueError, match="north has not been assigned experts yet"):
+        method.owned("north")
+    assert method.mass_kept() == {"south": pytest.approx([0.8, 0.8])}
+    score(method, federation, "north")
     assert method.owned("north") == ((0, 1), (0, 1))
-    assert method.hand_out("north").receive is Receive.RESET
+    assert method.merged().gate.owner.tolist() == [[0, 0, 1, 1]] * 2
+
+
+def test_over_the_air_nobody_waits_for_a_cluster_that_is_never_heard(federation, settings):
+    three = in_three(federation)
+    air = in_three(federation, scores=None, statistics=None)
+    method = EmsFl(air, replace(settings, train_routers=False))
+    for cluster in ("east", "north"):
+        score(method, three, cluster)
+        method.hand_out(cluster)
+        method.receive(ems_update(method, cluster, 1.0))
+    # Both like experts 0 and 1 equally; one each, in the order in which they came.
+    assert method.owned("east") == ((0,), (0,))
+    assert method.owned("north") == ((1,), (1,))
+    assert method.version == 2
+    gate = method.merged().gate
+    assert len(gate.means) == 2
+    assert gate.owner.tolist() == [[1, 0, -1, -1]] * 2, "places among the known, in their order"
+    assert method.submodel("south")[1] == three.layout.all_experts()
+
+
+def test_over_the_air_what_comes_first_is_kept_when_restored(federation, settings):
+    three, air = in_three(federation), in_three(federation, scores=None, statistics=None)
+    for random_experts in (False, True):
+        method = EmsFl(air, settings, random_experts=random_experts)
+        for cluster in ("east", "north"):
+            score(method, three, cluster)
+        twin = EmsFl(air, settings, random_experts=random_experts)
+        arrays, tree = pack(method.save())
+        twin.restore(unpack(arrays, json.loads(json.dumps(tree))))
+        for each in (method, twin):
+            score(each, three, "south")
+        for cluster in three.clusters:
+            assert twin.owned(cluster) == method.owned(cluster)
+        held = [e for c in three.clusters for e in method.owned(c)[0]]
+        assert len(held) == len(set(held)) == 3
+        assert torch.equal(twin.merged().gate.owner, method.merged().gate.owner)
 
 
 def test_too_few_experts_is_said(federation, settings):
     crowded = replace(federation, top_k=3)
-    with pytest.raises(InfeasibleError, match="use at most 1 clusters"):
-        EmsFl(crowded, settings)
+    for known in (crowded, replace(crowded, scores=None, statistics=None)):
+        with pytest.raises(InfeasibleError, match="use at most 1 clusters"):
+            EmsFl(known, settings)
 
 
 def test_save_and_restore_give_the_same_server(ems, federation, settings):

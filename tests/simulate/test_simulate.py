@@ -246,7 +246,10 @@ def test_over_the_air_bootstrap_costs_a_download_and_a_wait(scenario):
     first = of_kind(sim, "download_started")[0]
     size = sum(t.numel() * 4 for t in federation.pretrained.values())
     assert (first["time_s"], first["bytes"]) == (1 * HOUR_S, size)
-    assert sim.method.assignment is not None
+    north = [e for e in of_kind(sim, "download_arrived") if e["cluster"] == "north"]
+    heard_s = next(e for e in of_kind(sim, "upload_arrived") if e["cluster"] == "south")["time_s"]
+    assert north[1]["time_s"] < heard_s, "north trains although nobody has heard of south"
+    assert all(sim.method.has_experts(cluster) for cluster in federation.clusters)
     merged = of_kind(sim, "merged")
     average = finish(simulation(air, "fedavg_fill"))
     first_training_s = of_kind(average, "download_arrived")[0]["time_s"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from emsfl.methods.method import (
     Federation,
@@ -30,7 +31,13 @@ from emsfl.moe import (
     split_state,
     write_experts,
 )
-from emsfl.planning import Assignment, assign_experts, random_assignment
+from emsfl.planning import (
+    NOBODY,
+    assign_experts,
+    assign_next,
+    random_assignment,
+    uniform_count,
+)
 from emsfl.training import LocalSettings, add_scaled
 
 
@@ -67,7 +74,16 @@ class EmsFl(Method):
         self.random_experts = random_experts
         self.tunes = tunes
         self.staleness_exponent = staleness_exponent
-        self.assignment: Assignment | None = None
+        layers = federation.layout.layers
+        self.owner: NDArray[np.int64] = np.full((len(layers), layers[0].num_experts), NOBODY)
+        """[L, E]: index of the cluster that owns an expert, -1 for nobody."""
+        self.num_owned = uniform_count(
+            len(federation.clusters),
+            layers[0].num_experts,
+            min_experts_per_layer=federation.top_k,
+            max_experts_per_layer=experts_per_cluster,
+        )
+        """Experts of every layer that a cluster owns once it is known."""
         self.gate: DomainGate | None = None
         self.to_reset = set(federation.clusters)
         """Clusters that start from the server's model, not from their own."""
@@ -75,7 +91,7 @@ class EmsFl(Method):
 
     def next_work(self, cluster: str) -> Work | None:
         """Ask for scores first; then send the shared parameters and let the cluster go on."""
-        if self.assignment is None:
+        if not self.has_experts(cluster):
             return self.scoring_work(cluster, self.settings)
         if not self.tunes:
             return None
@@ -114,29 +130,45 @@ class EmsFl(Method):
 
     def submodel(self, cluster: str) -> tuple[State, Owned]:
         """Return the cluster's own experts with the current shared parameters."""
-        if self.assignment is None:
+        if not self.has_experts(cluster):
             return super().submodel(cluster)
         owned = self.owned(cluster)
         return split_state(self.state, self.federation.layout, owned), owned
 
     def owned(self, cluster: str) -> Owned:
         """Return the experts of the cluster."""
-        if self.assignment is None:
-            raise ValueError("experts have not been assigned yet")
+        if not self.has_experts(cluster):
+            raise ValueError(f"{cluster} has not been assigned experts yet")
         index = self.federation.clusters.index(cluster)
-        return tuple(
-            tuple(np.flatnonzero(layer == index).tolist()) for layer in self.assignment.owner
-        )
+        return tuple(tuple(np.flatnonzero(layer == index).tolist()) for layer in self.owner)
+
+    def mass_kept(self) -> dict[str, list[float]]:
+        """Return, per cluster that has experts, its routing weight (0 to 1) on them by layer."""
+        kept = {}
+        for index, cluster in enumerate(self.federation.clusters):
+            if self.has_experts(cluster):
+                mass = np.asarray(self.scores[cluster], dtype=np.float64)
+                own = np.where(self.owner == index, mass, 0.0)
+                kept[cluster] = [float(share) for share in own.sum(axis=1)]
+        return kept
+
+    def has_experts(self, cluster: str) -> bool:
+        """Tell whether the cluster has been assigned experts."""
+        return bool((self.owner == self.federation.clusters.index(cluster)).any())
 
     def save(self) -> dict[str, Any]:
         """See `Method.save`."""
-        return {**super().save(), "to_reset": sorted(self.to_reset)}
+        return {
+            **super().save(),
+            "to_reset": sorted(self.to_reset),
+            "owner": torch.from_numpy(self.owner),
+        }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """See `Method.restore`."""
         super().restore(saved)
         self.to_reset = set(saved["to_reset"])
-        self.assignment = None
+        self.owner = saved["owner"].numpy()
         self.scored()
 
     def _payload(self, cluster: str, resets: bool) -> State:
@@ -152,28 +184,51 @@ class EmsFl(Method):
         )
 
     def scored(self) -> None:
-        """Assign the experts, once the scores of all clusters are known."""
-        if not self.all_scored:
-            return
+        """Assign experts to the clusters whose scores have come, and fit the gate to these.
+
+        Where the scores of all are known before anybody owns anything, the assignment is the best
+        one for all. Otherwise nobody waits: a cluster takes its best experts of those left over.
+        """
+        clusters = self.federation.clusters
+        known = [c for c in clusters if c in self.scores]
+        new = [c for c in known if not self.has_experts(c)]
+        if len(new) == len(clusters):
+            self.owner = self._best_for_all()
+        else:
+            for cluster in new:
+                self._take(cluster)
+        if len(known) >= min(2, len(clusters)):
+            # The gate's clusters are those that are known.
+            place = np.full(len(clusters) + 1, NOBODY)
+            place[[clusters.index(c) for c in known]] = np.arange(len(known))
+            statistics = [self.statistics[c] for c in known]
+            self.gate = statistics[0].fit(statistics, torch.from_numpy(place[self.owner]))
+
+    def _best_for_all(self) -> NDArray[np.int64]:
+        """Return the owners [L, E] that fit the scores of all clusters best, or random ones."""
         clusters = self.federation.clusters
         mass = np.stack([self.scores[c].numpy() for c in clusters])
-        limits = self.federation.top_k, self.experts_per_cluster
         weights = [self.federation.weights[c] for c in clusters]
+        least, most = self.federation.top_k, self.experts_per_cluster
         if self.random_experts:
-            self.assignment = random_assignment(
+            return random_assignment(
                 np.random.default_rng([self.federation.seed, 3]),
                 mass=mass,
                 cluster_weights=weights,
-                min_experts_per_layer=limits[0],
-                max_experts_per_layer=limits[1],
-            )
-        else:
-            self.assignment = assign_experts(
-                mass,
-                cluster_weights=weights,
-                min_experts_per_layer=limits[0],
-                max_experts_per_layer=limits[1],
-            )
-        statistics = [self.statistics[c] for c in clusters]
-        owner = torch.from_numpy(self.assignment.owner)
-        self.gate = statistics[0].fit(statistics, owner)
+                min_experts_per_layer=least,
+                max_experts_per_layer=most,
+            ).owner
+        return assign_experts(
+            mass,
+            cluster_weights=weights,
+            min_experts_per_layer=least,
+            max_experts_per_layer=most,
+        ).owner
+
+    def _take(self, cluster: str) -> None:
+        """Let a cluster take its best experts of those left over, or random ones."""
+        index = self.federation.clusters.index(cluster)
+        mass = self.scores[cluster].numpy()
+        if self.random_experts:
+            mass = np.random.default_rng([self.federation.seed, 3, index]).random(mass.shape)
+        self.owner = assign_next(self.owner, mass, cluster=index, count=self.num_owned)

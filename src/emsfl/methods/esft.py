@@ -29,7 +29,7 @@ class Esft(EmsFl):
 
     def next_work(self, cluster: str) -> Work | None:
         """Ask for scores first; then send the others' experts and let the cluster go on."""
-        if self.assignment is None:
+        if not self.has_experts(cluster):
             return self.scoring_work(cluster, self.settings)
         resets = cluster in self.to_reset
         self.to_reset.discard(cluster)

@@ -179,11 +179,6 @@ class Method(ABC):
             self.statistics[update.cluster] = update.statistics
             self.scored()
 
-    @property
-    def all_scored(self) -> bool:
-        """Whether the scores of every cluster are known."""
-        return len(self.scores) == len(self.federation.clusters)
-
     def scoring_work(self, cluster: str, settings: LocalSettings) -> Work | None:
         """Send the whole model once, to be scored on local data; None once that is done."""
         if cluster in self.scores:

@@ -7,6 +7,7 @@ from emsfl.planning.assignment import (
     assign_experts,
     mass_kept,
     random_assignment,
+    uniform_count,
 )
 from emsfl.planning.bound import (
     TERMS,
@@ -18,6 +19,7 @@ from emsfl.planning.bound import (
     gradient_bound,
 )
 from emsfl.planning.deviation import Constants, Rates, rates
+from emsfl.planning.first_come import assign_next
 from emsfl.planning.forecast import Forecast, ticks_to_gradient, ticks_to_loss
 from emsfl.planning.gate_bound import (
     MergedBound,
@@ -56,6 +58,7 @@ __all__ = [
     "Schedule",
     "Transfer",
     "assign_experts",
+    "assign_next",
     "asynchronous",
     "best_step_size",
     "exchanges_in_contacts",
@@ -74,4 +77,5 @@ __all__ = [
     "synchronous",
     "ticks_to_gradient",
     "ticks_to_loss",
+    "uniform_count",
 ]

@@ -177,6 +177,21 @@ def assign_experts(
     )
 
 
+def uniform_count(
+    num_clusters: int,
+    num_experts: int,
+    *,
+    min_experts_per_layer: int,
+    max_experts_per_layer: int | None = None,
+) -> int:
+    """Return how many of a layer's experts each cluster owns, the same number, with no budgets.
+
+    Raises: `ConfigError` and `InfeasibleError` as `assign_experts`.
+    """
+    shape = (num_clusters, 1, num_experts)
+    return _count_range(shape, min_experts_per_layer, max_experts_per_layer, True, 1)[1]
+
+
 def random_assignment(
     generator: np.random.Generator,
     *,

@@ -328,10 +328,10 @@ def _specialisation(result: RunResult) -> list[Finding]:
 
 
 def chance_mass(assignment: Assignment) -> float:
-    """Return the mass kept to expect of random assignment: a cluster's mean share of experts."""
+    """Return the mass kept to expect of random assignment: an owner's mean share of experts."""
     num_experts = sum(len(layer) for layer in assignment.owner)
     num_owned = sum(owner is not None for layer in assignment.owner for owner in layer)
-    return num_owned / (num_experts * len(assignment.clusters))
+    return num_owned / (num_experts * len(assignment.mass_kept))
 
 
 def _refused(result: RunResult) -> list[Finding]:

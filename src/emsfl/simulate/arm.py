@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from emsfl.files import sha256_of, write_json
 from emsfl.methods import METHODS, EmsFl, Method, MethodSettings, Venue, pack, scored, unpack
 from emsfl.moe import ScoreKind
+from emsfl.planning import NOBODY
 from emsfl.results import (
     Assignment,
     CurvePoint,
@@ -224,17 +225,14 @@ def _result(simulation: Simulation | AloneSimulation, executor: Executor) -> Arm
 
 
 def _assignment(method: Method) -> Assignment | None:
-    if not isinstance(method, EmsFl) or method.assignment is None:
+    if not isinstance(method, EmsFl) or (method.owner == NOBODY).all():
         return None
     clusters = method.federation.clusters
     return Assignment(
         clusters=list(clusters),
         owner=[
-            [clusters[index] if index >= 0 else None for index in layer]
-            for layer in method.assignment.owner.tolist()
+            [None if index == NOBODY else clusters[index] for index in layer]
+            for layer in method.owner.tolist()
         ],
-        mass_kept={
-            cluster: [float(mass) for mass in kept]
-            for cluster, kept in zip(clusters, method.assignment.mass_kept, strict=True)
-        },
+        mass_kept=method.mass_kept(),
     )
