@@ -36,7 +36,7 @@ from suite.scenarios import (
 from suite.tuning import tune
 
 RESULTS = ROOT / "benchmarks/results"
-QUICK_SCENARIOS = ("mnist_rotated", "mnist_labels", "coverage_terrestrial")
+QUICK_SCENARIOS = ("mnist_rotated", "mnist_labels", "coverage")
 """Those whose data and model come with the package: a run takes seconds, one on text minutes."""
 QUICK = ("orbit.hours=24", "data.num_test=200", "simulate.evaluation_points=8")
 QUICK_ABLATIONS = ("ems_fl_no_gate",)

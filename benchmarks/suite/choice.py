@@ -45,10 +45,11 @@ def _verdict(rows: list[Row]) -> str:
     titled = [scenario for scenario in SCENARIOS.values() if scenario.title]
     pairs = [pair for s in titled if (pair := _pair(rows, s, chosen, random)) is not None]
     leads = [_lead(own, theirs) for own, theirs in pairs]
-    paid = [lead for lead in leads if lead.settled and lead.mean > 0]
+    several = [lead for lead in leads if lead.interval is not None]
+    paid = [lead for lead in several if lead.settled and lead.mean > 0]
     return (
-        f"With the gate the interval lies above 0 in {len(paid)} of {len(leads)} comparisons; they "
-        "are not corrected for their number."
+        f"With the gate the interval lies above 0 in {len(paid)} of {len(several)} comparisons "
+        "over several seeds; they are not corrected for their number."
     )
 
 

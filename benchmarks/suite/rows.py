@@ -14,7 +14,7 @@ from emsfl.methods.config import MethodSettings
 from emsfl.results import RunResult
 from emsfl.results.metric import METRICS
 from emsfl.results.schema import CurvePoint
-from emsfl.results.summary import better_fedavg, first_reached_s
+from emsfl.results.summary import best_fedavg, first_reached_s
 from emsfl.sweep import Point, run_points
 from suite.scenarios import NO_SETTINGS, SCENARIOS, Scenario
 
@@ -155,12 +155,12 @@ def merge(known: Sequence[Row], new: Sequence[Row]) -> list[Row]:
 
 
 def _add_times(rows: list[Row]) -> None:
-    """Add to every row its first time at the final value of the better FedAvg form of its seed."""
+    """Add to every row its first time at the final value of the best FedAvg form of its seed."""
     metric = METRICS[rows[0]["metric"]]
     finals: dict[str, list[float]] = {}
     for row in rows:
         finals.setdefault(row["method"], []).append(row["final"])
-    form = better_fedavg(finals, metric)
+    form = best_fedavg(finals, metric)
     targets = {row["seed"]: row["final"] for row in rows if row["method"] == form}
     for row in rows:
         target = targets.get(row["seed"])

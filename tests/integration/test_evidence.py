@@ -43,6 +43,9 @@ def test_one_process_and_two_find_the_same_rows_and_the_page_shows_them(tmp_path
         assert f"| {100 * row['final']:.1f} |" in page
     assert "| two, terrestrial | EMS-FL |" in page
     assert "Overhead per device" in page
+    worth = 100 * (rows[0]["final"] - rows[2]["final"])
+    assert [rows[i]["method"] for i in (0, 2)] == ["ems_fl", "ems_fl_no_gate"]
+    assert f"| the domain gate, not the plain router | {worth:+.1f} |".replace("-", "−") in page
 
     tuning[rotated.name]["methods"]["ems_fl"]["chosen"] = {"learning_rate": 123.0}
     with pytest.raises(SystemExit, match=r"other settings .* --methods ems_fl"):
@@ -78,7 +81,7 @@ def test_an_aim_missed_by_a_hair_is_not_shown_as_met():
         hours = 2.0 if row["method"] == "ems_fl" else 6.0
         row["curve"] = [[0.0, 0.5, 0], [3600 * hours, 0.9, 0]]
     aim = Target("mnist_rotated", "a third of its time", ("fedavg",), ratio=("time", 0.33))
-    assert verdict(aim, rows) == ("0.333", False)
+    assert verdict(aim, rows) == ("0.333 against fedavg", False)
 
 
 def test_new_rows_take_the_places_of_older_ones_and_targets_are_found_anew():
@@ -97,6 +100,18 @@ def test_new_rows_take_the_places_of_older_ones_and_targets_are_found_anew():
         ("ems_fl", 0, 0.8), ("ems_fl", 1, 0.9), ("fedavg", 0, 0.4), ("fedavg_fill", 0, 0.3)
     ]  # fmt: skip
     assert [r["time_to_target_s"] for r in rows] == [3600.0, None, 7200.0, None]
+
+
+def test_the_target_is_of_the_best_of_all_forms_of_fedavg():
+    from suite.rows import merge
+
+    def row(method, final):
+        return {"scenario": "mnist_rotated", "method": method, "seed": 0, "metric": "accuracy",
+                "final": final, "curve": [[0.0, 0.1, 0], [3600.0, final, 20]]}  # fmt: skip
+
+    finals = {"fedavg": 0.5, "fedavg_experts": 0.7, "fedavg_quorum": 0.6, "fedprox": 0.8}
+    rows = merge([], [row(name, final) for name, final in finals.items()])
+    assert {r["target_of"] for r in rows} == {"fedavg_experts"}
 
 
 def test_fedasync_and_fedbuff_are_searched_with_and_without_a_fixed_number_of_steps():

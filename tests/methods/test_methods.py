@@ -264,11 +264,21 @@ def test_bad_statistics_and_scores_are_refused(federation, settings):
         (replace(good, statistics=None), "statistics are missing"),
         (replace(good, statistics=good.statistics.__class__(
             1.0, good.statistics.total * float("nan"), good.statistics.outer)), "domain mean"),
+        (replace(good, scores=-good.scores), "no shares"),
+        (replace(good, scores=2 * good.scores), "no shares"),
+        (replace(good, statistics=replace(good.statistics, count=0.0)), "statistics of 0.0 inputs"),
+        (replace(good, statistics=replace(good.statistics, outer=-good.statistics.outer)),
+         "no gate can be fitted"),
     ):  # fmt: skip
         method.hand_out("north")
         with pytest.raises(UpdateRefusedError, match=message):
             method.receive(bad)
     assert method.scores == {}
+    method.hand_out("south")
+    score(method, federation, "north")
+    small = good.statistics.of(torch.rand(9, 3))
+    with pytest.raises(UpdateRefusedError, match="south: no gate can be fitted"):
+        method.receive(replace(good, cluster="south", statistics=small))
 
 
 def test_update_nobody_asked_for_is_refused(ems):

@@ -14,7 +14,7 @@ def test_a_clear_win_is_said_with_its_interval():
         result.methods["ems_fl"].final_accuracy.mean
         - result.methods["fedavg_fill"].final_accuracy.mean
     )
-    assert f"{lead:.1f} points above FedAvg (fill), the better form of FedAvg" in found["Accuracy"]
+    assert f"{lead:.1f} points above FedAvg (fill), the best form of FedAvg" in found["Accuracy"]
     assert "95 % interval" in found["Accuracy"]
     assert "not settled" not in found["Accuracy"]
     assert "Best method" not in found
@@ -86,7 +86,7 @@ def test_ems_fl_alone_still_has_findings():
 def test_a_language_model_is_better_where_its_bits_are_fewer():
     accuracy, bits = example_result(), as_bits_per_byte(example_result())
     found = texts(bits)
-    assert "better than FedAvg (fill), the better form of FedAvg" in found["Bits per byte"]
+    assert "better than FedAvg (fill), the best form of FedAvg" in found["Bits per byte"]
     assert "%" not in found["Bits per byte"].replace("95 % interval", "")
     assert "Best method" not in found
     assert found["Time"] == texts(accuracy)["Time"].replace("final accuracy", "final bits per byte")

@@ -43,19 +43,20 @@ def test_tensorboard_reads_back_every_point(tmp_path):
     assert values == pytest.approx([point.accuracy for point in one.curve])
 
 
-def test_a_failing_sink_is_named_once_and_the_others_go_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("failure", [OSError, SystemExit])
+def test_a_failing_sink_is_named_once_and_the_others_go_on(tmp_path, monkeypatch, failure):
     seen = []
 
     def init(**settings):
         seen.append(settings["name"])
-        raise OSError("no disk")
+        raise failure("no disk")
 
     fake = types.ModuleType("trackio")
     fake.init = init
     monkeypatch.setitem(sys.modules, "trackio", fake)
     sinks = Sinks(["trackio", "tensorboard"], tmp_path, "demo", {})
     one = record(example_result())
-    with pytest.warns(UserWarning, match="sink trackio is off: OSError: no disk"):
+    with pytest.warns(UserWarning, match=f"sink trackio is off: {failure.__name__}: no disk"):
         sinks.add("ems_fl", 0, one)
     sinks.add("fedavg", 0, one)
     sinks.close()

@@ -6,7 +6,7 @@ from tests.results.example_run import example_provenance
 
 from emsfl.results import CurvePoint, SeedRecord, build_result
 from emsfl.results.metric import METRICS
-from emsfl.results.summary import better_fedavg, first_reached_s, spread
+from emsfl.results.summary import best_fedavg, first_reached_s, spread
 
 
 def curve(*accuracies, step_s=3600.0):
@@ -70,8 +70,8 @@ def test_target_is_the_better_form_by_mean_and_per_seed_its_own_final():
 
 
 def test_a_tie_goes_to_the_plain_form_and_other_methods_set_no_target():
-    assert better_fedavg({"fedavg_fill": [0.7], "fedavg": [0.7]}, METRICS["accuracy"]) == "fedavg"
-    assert better_fedavg({"fedasync": [0.9], "ems_fl": [0.8]}, METRICS["accuracy"]) is None
+    assert best_fedavg({"fedavg_fill": [0.7], "fedavg": [0.7]}, METRICS["accuracy"]) == "fedavg"
+    assert best_fedavg({"fedasync": [0.9], "ems_fl": [0.8]}, METRICS["accuracy"]) is None
     made = result({"fedasync": [record(0.5, 0.9)] * 2})
     assert made.target_accuracy is None
     assert made.methods["fedasync"].time_to_target_s.per_seed == [None, None]
@@ -116,6 +116,6 @@ def test_records_that_do_not_fit_together_are_our_own_error():
 
 def test_of_bits_per_byte_the_lower_is_better():
     metric = METRICS["bits_per_byte"]
-    assert better_fedavg({"fedavg_fill": [2.4], "fedavg": [2.5]}, metric) == "fedavg_fill"
+    assert best_fedavg({"fedavg_fill": [2.4], "fedavg": [2.5]}, metric) == "fedavg_fill"
     assert first_reached_s(curve(2.6, 2.5, 2.4), 2.5, metric) == 3600.0
     assert first_reached_s(curve(2.6, 2.5), 2.4, metric) is None

@@ -34,7 +34,7 @@ def test_every_method_has_a_row_with_its_numbers():
     assert cells(table, "EMS-FL")["90°"] == f"{100 * ems.accuracy_by_domain['90°'].mean:.1f}"
 
 
-def test_time_is_given_in_hours_and_against_the_better_fedavg():
+def test_time_is_given_in_hours_and_against_the_best_fedavg():
     result = example_result()
     row = cells(cost_table(result), "EMS-FL")
     assert row["hours to target"] == "9.0"

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from emsfl.errors import UpdateRefusedError
@@ -168,6 +169,8 @@ class Method(ABC):
             if work is None:
                 raise UpdateRefusedError(f"{update.cluster} sent an update without being asked")
             check_update(update, work, self.federation)
+            if work.activity is Activity.SCORE:
+                check_scores(update, list(self.statistics.values()))
         except UpdateRefusedError:
             self.reject(update.cluster)
             raise
@@ -292,6 +295,36 @@ def check_update(update: Update, work: Work, federation: Federation) -> None:
                 elif name in layer.router_axes:
                     shape[layer.router_axes[name]] = len(ids)
             _check_tensor(update.cluster, name, tensors[name], tuple(shape))
+
+
+def check_scores(update: Update, known: Sequence[DomainStatistics]) -> None:
+    """Refuse scores that are no shares, and statistics that no gate can be fitted to.
+
+    Args:
+        update: its scores and statistics have the right shapes.
+        known: the statistics of other clusters.
+
+    Raises:
+        UpdateRefusedError: names the first thing that is wrong.
+    """
+    scores, statistics = update.scores, update.statistics
+    assert scores is not None
+    assert statistics is not None
+    if float(scores.min()) < 0 or float((scores.sum(1) - 1).abs().max()) > 1e-3:
+        raise UpdateRefusedError(f"{update.cluster}: scores are no shares that sum to 1 by layer")
+    if not (math.isfinite(statistics.count) and statistics.count > 0):
+        raise UpdateRefusedError(
+            f"{update.cluster}: domain statistics of {statistics.count} inputs"
+        )
+    for name, tensor in statistics.tensors().items():
+        _check_tensor(update.cluster, f"domain {name}", tensor, tuple(tensor.shape))
+    owner = torch.zeros_like(scores, dtype=torch.int64)
+    try:
+        statistics.fit([statistics, *known], owner)
+    except RuntimeError as error:
+        raise UpdateRefusedError(
+            f"{update.cluster}: no gate can be fitted to its domain statistics: {error}"
+        ) from error
 
 
 def _check_tensor(cluster: str, name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:

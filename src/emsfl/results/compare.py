@@ -15,7 +15,7 @@ from emsfl.results.metric import metric_of
 from emsfl.results.paired import Difference, paired_difference
 from emsfl.results.run_folder import RunFolder
 from emsfl.results.schema import RunResult
-from emsfl.results.tables import TextTable, better_fedavg_of, print_tables, time_ratio
+from emsfl.results.tables import TextTable, best_fedavg_of, print_tables, time_ratio
 from emsfl.results.wording import (
     BYTES_PER_MB,
     MISSING,
@@ -254,12 +254,12 @@ def _rows(comparison: Comparison) -> TextTable:
         ),
         rows=tuple(rows),
         text_columns=(0, 1),
-        note=f"each run's target is its own better FedAvg form: {'; '.join(targets)}",
+        note=f"each run's target is its own best FedAvg form: {'; '.join(targets)}",
     )
 
 
 def _target(result: RunResult) -> str:
-    form = better_fedavg_of(result)
+    form = best_fedavg_of(result)
     assert form is not None
     final = result.methods[form].final_accuracy
     metric = metric_of(result)
@@ -288,7 +288,7 @@ def _differences(comparison: Comparison) -> TextTable:
 
 def _plain(result: RunResult) -> dict[str, Any]:
     """Return what a script wants to know of each method."""
-    form = better_fedavg_of(result)
+    form = best_fedavg_of(result)
     return {
         name: {
             "label": method.label,

@@ -8,7 +8,7 @@ from emsfl.results.labels import EMS_FL, FEDAVG_FORMS, is_ablation
 from emsfl.results.metric import Metric, metric_of
 from emsfl.results.paired import MIN_SEEDS_FOR_INTERVAL, Difference
 from emsfl.results.schema import Assignment, MethodResult, RunResult
-from emsfl.results.tables import better_fedavg_of, time_ratio
+from emsfl.results.tables import best_fedavg_of, time_ratio
 from emsfl.results.wording import (
     BYTES_PER_MB,
     SECONDS_PER_HOUR,
@@ -67,7 +67,7 @@ def headline_figures(result: RunResult) -> list[Figure]:
             caption=f"{method.label}, merged model at the end",
         )
     ]
-    form = better_fedavg_of(result)
+    form = best_fedavg_of(result)
     if form is None or name in FEDAVG_FORMS:
         return figures
     fedavg = result.methods[form]
@@ -127,7 +127,7 @@ def _quality(result: RunResult) -> list[Finding]:
         f"model starts at {metric.with_unit(metric.value(_mean_curve(ems)[0]))} and ends at "
         f"{metric.with_unit(metric.spread(ems.final_accuracy))}"
     )
-    form = better_fedavg_of(result)
+    form = best_fedavg_of(result)
     rivals = [
         name
         for name in result.methods
@@ -159,15 +159,15 @@ def _quality(result: RunResult) -> list[Finding]:
 
 
 def _named(result: RunResult, name: str) -> str:
-    """Return the label, and for the better of two forms of FedAvg that it is the better."""
+    """Return the label, and for the best of several forms of FedAvg that it is the best."""
     label = result.methods[name].label
-    both = all(form in result.methods for form in FEDAVG_FORMS)
-    chosen = both and name == better_fedavg_of(result)
-    return f"{label}, the better form of FedAvg" if chosen else label
+    several = sum(form in result.methods for form in FEDAVG_FORMS) > 1
+    chosen = several and name == best_fedavg_of(result)
+    return f"{label}, the best form of FedAvg" if chosen else label
 
 
 def _speed(result: RunResult) -> list[Finding]:
-    form = better_fedavg_of(result)
+    form = best_fedavg_of(result)
     if form is None:
         return []
     ems, fedavg = result.methods[EMS_FL], result.methods[form]
@@ -199,7 +199,7 @@ def _speed(result: RunResult) -> list[Finding]:
 
 
 def _traffic(result: RunResult) -> list[Finding]:
-    form = better_fedavg_of(result)
+    form = best_fedavg_of(result)
     ems = result.methods[EMS_FL]
     own = ems.upload_bytes_per_contact.mean
     text = f"One upload of EMS-FL is {amount(own / BYTES_PER_MB)} MB"
@@ -216,7 +216,7 @@ def _traffic(result: RunResult) -> list[Finding]:
 
 
 def _work(result: RunResult) -> list[Finding]:
-    form = better_fedavg_of(result)
+    form = best_fedavg_of(result)
     if form is None:
         return []
     ems, fedavg = result.methods[EMS_FL], result.methods[form]

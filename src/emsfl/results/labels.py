@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 EMS_FL = "ems_fl"
-FEDAVG_FORMS = ("fedavg", "fedavg_fill")
-"""FedAvg with a fixed number of local steps, and the form that trains until its upload contact."""
+FEDAVG_FORMS = ("fedavg", "fedavg_fill", "fedavg_quorum", "fedavg_experts")
+"""FedAvg with fixed local steps, until its upload contact, with a quorum, and on experts only."""
 
 
 @dataclass(frozen=True, kw_only=True)

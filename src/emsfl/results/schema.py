@@ -168,9 +168,9 @@ class RunResult(_Section):
     """What every field whose name says `accuracy` holds: shares from 0 to 1, or, for a language
     model, bits per byte of text (lower is better)."""
     target_accuracy: list[float] | None
-    """Per seed, the final accuracy of the better FedAvg form; None when no FedAvg form ran.
+    """Per seed, the final accuracy of the best FedAvg form; None when no FedAvg form ran.
 
-    Better is the form with the better mean over the seeds; per seed its own final value counts.
+    Best is the form with the best mean over the seeds; per seed its own final value counts.
     """
     initial_accuracy: list[float]
     """Per seed, the pre-trained model before any tuning, on the union of test sets."""

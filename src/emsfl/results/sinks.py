@@ -68,7 +68,7 @@ class Sinks:
     def _guard(self, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return call(*arguments)
-        except Exception as error:  # noqa: BLE001 - whatever a tracker does, the run goes on
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a tracker does
             self._open.pop(name, None)
             reason = (
                 f"it is not installed; run: pip install 'emsfl[{name}]'"

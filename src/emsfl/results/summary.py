@@ -112,11 +112,11 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(mean=float(array.mean()), std=std, per_seed=array.tolist())
 
 
-def better_fedavg(final_accuracy: Mapping[str, Sequence[float]], metric: Metric) -> str | None:
-    """Return the better form of FedAvg among the methods, or None where neither ran.
+def best_fedavg(final_accuracy: Mapping[str, Sequence[float]], metric: Metric) -> str | None:
+    """Return the best form of FedAvg among the methods, or None where none ran.
 
-    Better is the better mean of the final metric over the seeds, the plain form at a tie. One
-    form for all seeds: taking the better of two noisy numbers seed by seed would favour FedAvg.
+    Best is the best mean of the final metric over the seeds, the plain form at a tie. One form
+    for all seeds: taking the best of several noisy numbers seed by seed would favour FedAvg.
 
     Args:
         final_accuracy: per method, one value per seed.
@@ -131,11 +131,11 @@ def better_fedavg(final_accuracy: Mapping[str, Sequence[float]], metric: Metric)
 def target_accuracy(
     records: Mapping[str, Sequence[SeedRecord]], metric: Metric
 ) -> list[float] | None:
-    """Return per seed the final accuracy of the better FedAvg form, or None where none ran."""
+    """Return per seed the final accuracy of the best FedAvg form, or None where none ran."""
     finals = {
         method: [record.curve[-1].accuracy for record in runs] for method, runs in records.items()
     }
-    form = better_fedavg(finals, metric)
+    form = best_fedavg(finals, metric)
     return None if form is None else finals[form]
 
 

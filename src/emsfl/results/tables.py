@@ -14,7 +14,7 @@ from rich.text import Text
 from emsfl.results.labels import EMS_FL, domain_label
 from emsfl.results.metric import Metric, metric_of
 from emsfl.results.schema import MethodResult, RunResult
-from emsfl.results.summary import better_fedavg
+from emsfl.results.summary import best_fedavg
 from emsfl.results.wording import (
     BYTES_PER_MB,
     MISSING,
@@ -45,20 +45,20 @@ class TextTable:
     note: str = ""
 
 
-def better_fedavg_of(result: RunResult) -> str | None:
-    """Return the name of the better FedAvg form of a finished run, or None where none ran."""
-    return better_fedavg(
+def best_fedavg_of(result: RunResult) -> str | None:
+    """Return the name of the best FedAvg form of a finished run, or None where none ran."""
+    return best_fedavg(
         {name: method.final_accuracy.per_seed for name, method in result.methods.items()},
         metric_of(result),
     )
 
 
 def time_ratio(result: RunResult, method: str) -> float | None:
-    """Return the mean time to target over that of the better FedAvg form.
+    """Return the mean time to target over that of the best FedAvg form.
 
     None when either did not reach its target with every seed, or FedAvg needed no time at all.
     """
-    form = better_fedavg_of(result)
+    form = best_fedavg_of(result)
     own = result.methods[method].time_to_target_s.mean
     theirs = result.methods[form].time_to_target_s.mean if form else None
     return own / theirs if own is not None and theirs else None
@@ -132,7 +132,7 @@ def cost_table(result: RunResult) -> TextTable:
 
 def target_note(result: RunResult) -> str:
     """Return what the target of `result` is, in one sentence without a full stop."""
-    form = better_fedavg_of(result)
+    form = best_fedavg_of(result)
     if form is None or result.target_accuracy is None:
         return "no target: no form of FedAvg ran"
     metric = metric_of(result)
