@@ -2,11 +2,13 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
 from emsfl.deploy.flower import Envelope
 from emsfl.deploy.packets import from_packet, manifest_of, to_packet
+from tests.simulate.conftest import HOUR_S, make_plan
 
 
 @pytest.mark.parametrize("method", ["ems_fl", "fedavg"])
@@ -23,6 +25,30 @@ def test_losses_repeats_and_killed_ends_change_nothing(federates, seed):
     expected = federates.simulate()
     federates.random = random.Random(seed)
     federates.loss, federates.node_kill, federates.server_kills = 0.15, 0.05, 3
+    assert federates.serve() == expected
+    assert federates.server_kills == 0
+
+
+@pytest.mark.parametrize("kills", [0, 3])
+def test_over_the_air_the_bits_are_the_simulations_whoever_is_killed(federates, kills):
+    """Scores come in two contacts apart; north trains before south is heard."""
+    passes = {
+        name: [(hour * HOUR_S, hour * HOUR_S + 300) for hour in range(first, 12, 3)]
+        for name, first in (("north", 1), ("south", 2))
+    }
+    scenario = federates.scenario
+    federates.scenario = replace(
+        scenario,
+        plan=make_plan(1e6, 12 * HOUR_S, passes),
+        config=scenario.config.model_copy(update={"bootstrap": "over_the_air"}),
+        federation=replace(scenario.federation, scores=None, statistics=None),
+    )
+    expected = federates.simulate()
+    events = [json.loads(line) for line in expected.splitlines()]
+    merged = [event for event in events if event["event"] == "merged"]
+    assert {event["cluster"] for event in merged} == {"north", "south"}
+    federates.random = random.Random(5)
+    federates.node_kill, federates.server_kills = 0.05 * bool(kills), kills
     assert federates.serve() == expected
     assert federates.server_kills == 0
 

@@ -13,18 +13,21 @@ from emsfl.simulate import Scenario, SimulateConfig
 from emsfl.training import TrainingConfig
 
 HOUR_S = 3600.0
-PASSES_S = {
+Passes = dict[str, list[tuple[float, float]]]
+PASSES_S: Passes = {
     "north": [(1 * HOUR_S, 1 * HOUR_S + 300), (4 * HOUR_S, 4 * HOUR_S + 300)],
     "south": [(2 * HOUR_S, 2 * HOUR_S + 300), (5 * HOUR_S, 5 * HOUR_S + 300)],
 }
 """Two passes of five minutes a site."""
 
 
-def make_plan(rate_bps: float, duration_s: float = 6 * HOUR_S) -> ContactPlan:
-    """Return a plan with `PASSES_S` at one rate up and down, over one satellite."""
+def make_plan(
+    rate_bps: float, duration_s: float = 6 * HOUR_S, passes_s: Passes = PASSES_S
+) -> ContactPlan:
+    """Return a plan with passes at one rate up and down, over one satellite."""
     rows = sorted(
         (start, end, source, destination)
-        for site, passes in enumerate(PASSES_S.values())
+        for site, passes in enumerate(passes_s.values())
         for start, end in passes
         for source, destination in ((site, 2), (2, site))
     )
