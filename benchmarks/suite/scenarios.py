@@ -215,8 +215,9 @@ def _mapped(name: str, *overrides: str, tuned_as: str | None = ROTATED.name) -> 
     return Scenario(name, ROTATED.base, overrides, MAPPED, MAPPED_ABLATIONS, tuned_as=tuned_as)
 
 
-def _mixed(alpha: float) -> Scenario:
-    return _mapped(f"mixed_{alpha:g}", f"data.split={{by: domain, alpha: {alpha}}}")
+def _mixed(alpha: float, tuned_as: str | None = None) -> Scenario:
+    split = f"data.split={{by: domain, alpha: {alpha}}}"
+    return _mapped(f"mixed_{alpha:g}", split, tuned_as=tuned_as)
 
 
 def _speed(factor: float, tuned_as: str | None = None) -> Scenario:
@@ -275,7 +276,12 @@ class Axis:
 MAP = (
     Axis(
         "mix of domains",
-        {"pure": ROTATED, "0.1": _mixed(0.1), "1": _mixed(1.0), "100": _mixed(100.0)},
+        {
+            "pure": ROTATED,
+            "0.1": _mixed(0.1, tuned_as=ROTATED.name),
+            "1": _mixed(1.0),
+            "100": _mixed(100.0, tuned_as=ROTATED.name),
+        },
         "Domains spread over the clusters by Dirichlet shares: 0.1 nearly pure, 100 alike.",
     ),
     Axis(
