@@ -129,7 +129,8 @@ def _glance(rows: list[Row]) -> str:
             found = verdict(target, mine) if mine and target.scenario == scenario.name else None
             if found is not None:
                 told = "met" if found[1] else "**missed**"
-                lines.append(f"| {scenario.title} | {target.text} | {found[0]} | {told} |")
+                once = "" if len({row["seed"] for row in mine}) > 1 else "; one seed"
+                lines.append(f"| {scenario.title} | {target.text} | {found[0]}{once} | {told} |")
     for scenario in (*MAIN, LARGE):
         if scenario.note and scenario.name in {row["scenario"] for row in rows}:
             lines += ["", f"{scenario.title}: {scenario.note}"]
