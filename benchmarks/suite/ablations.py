@@ -6,8 +6,8 @@ from typing import Any
 
 from emsfl.results.metric import METRICS
 from emsfl.results.paired import Difference
-from emsfl.results.summary import spread
 from emsfl.results.wording import MISSING
+from suite.choice import lead_of, pair_of
 from suite.scenarios import MAIN, Scenario
 from suite.wording import brief_lead
 
@@ -48,16 +48,9 @@ def ablations_table(rows: list[Row]) -> str | None:
     return "\n".join([*lines, "", f"Settled above 0: {'; '.join(verdicts)}."])
 
 
-def _finals(rows: list[Row], scenario: Scenario, method: str) -> list[float]:
-    mine = [r for r in rows if (r["scenario"], r["method"]) == (scenario.name, method)]
-    return [row["final"] for row in sorted(mine, key=lambda row: int(row["seed"]))]
-
-
 def _lead(rows: list[Row], scenario: Scenario, part: str) -> Difference | None:
-    whole, without = (_finals(rows, scenario, name) for name in ("ems_fl", part))
-    if not whole or not without:
-        return None
-    return METRICS[_metric(rows, scenario)].lead(spread(whole), spread(without))
+    pair = pair_of(rows, scenario, "ems_fl", part)
+    return None if pair is None else lead_of(*pair)
 
 
 def _metric(rows: list[Row], scenario: Scenario) -> str:

@@ -43,8 +43,8 @@ def _verdict(rows: list[Row]) -> str:
     """Count the comparisons with the gate whose interval lies above 0."""
     _, chosen, random = PAIRS[0]
     titled = [scenario for scenario in SCENARIOS.values() if scenario.title]
-    pairs = [pair for s in titled if (pair := _pair(rows, s, chosen, random)) is not None]
-    leads = [_lead(own, theirs) for own, theirs in pairs]
+    pairs = [pair for s in titled if (pair := pair_of(rows, s, chosen, random)) is not None]
+    leads = [lead_of(own, theirs) for own, theirs in pairs]
     several = [lead for lead in leads if lead.interval is not None]
     paid = [lead for lead in several if lead.settled and lead.mean > 0]
     return (
@@ -53,7 +53,7 @@ def _verdict(rows: list[Row]) -> str:
     )
 
 
-def _pair(
+def pair_of(
     rows: list[Row], scenario: Scenario, chosen: str, random: str
 ) -> tuple[list[Row], list[Row]] | None:
     """Return the rows of both methods, or None where one has none."""
@@ -61,7 +61,8 @@ def _pair(
     return (own, theirs) if own and theirs else None
 
 
-def _lead(own: list[Row], theirs: list[Row]) -> Difference:
+def lead_of(own: list[Row], theirs: list[Row]) -> Difference:
+    """Return the lead of some rows' final values over others', both in the order of seeds."""
     return METRICS[own[0]["metric"]].lead(_finals(own), _finals(theirs))
 
 
@@ -77,7 +78,7 @@ def _ordered(rows: list[Row], scenario: Scenario, method: str) -> list[Row]:
 def _compared(scenario: Scenario, rows: list[Row]) -> list[str]:
     lines = []
     for routing, chosen, random in PAIRS:
-        pair = _pair(rows, scenario, chosen, random)
+        pair = pair_of(rows, scenario, chosen, random)
         if pair is None:
             continue
         own, theirs = pair
@@ -85,7 +86,7 @@ def _compared(scenario: Scenario, rows: list[Row]) -> list[str]:
         finals = [metric.spread(_finals(part)) for part in pair]
         lines.append(
             f"{scenario.title} | {routing} | {finals[0]} | {finals[1]} | "
-            f"{brief_lead(metric, _lead(own, theirs))} | {_mass(own)} against {_mass(theirs)} |"
+            f"{brief_lead(metric, lead_of(own, theirs))} | {_mass(own)} against {_mass(theirs)} |"
         )
     return lines
 

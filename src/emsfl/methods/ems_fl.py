@@ -35,6 +35,7 @@ from emsfl.planning import (
     NOBODY,
     assign_experts,
     assign_next,
+    mass_kept,
     random_assignment,
     uniform_count,
 )
@@ -147,9 +148,8 @@ class EmsFl(Method):
         kept = {}
         for index, cluster in enumerate(self.federation.clusters):
             if self.has_experts(cluster):
-                mass = np.asarray(self.scores[cluster], dtype=np.float64)
-                own = np.where(self.owner == index, mass, 0.0)
-                kept[cluster] = [float(share) for share in own.sum(axis=1)]
+                own = np.where(self.owner == index, 0, NOBODY)
+                kept[cluster] = mass_kept(self.scores[cluster].numpy()[None], own)[0].tolist()
         return kept
 
     def has_experts(self, cluster: str) -> bool:
