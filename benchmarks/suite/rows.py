@@ -48,11 +48,24 @@ def collect(
         print(f"ran {done} of {len(points)}: {point.name}", flush=True)
 
     results = run_points(points, out, workers, tell)
+    _tell_of_older_code(results, out)
     rows = []
     for scenario in scenarios:
         mine = {name: r for name, r in results.items() if labels[name][0] == scenario.name}
         rows += _rows(scenario, mine, labels, chosen(tuning, scenario))
     return merge([], rows)
+
+
+def _tell_of_older_code(results: dict[str, RunResult], out: Path) -> None:
+    """Say which finished runs were found that another state of the code had made."""
+    hashes = {name: result.provenance.git_hash for name, result in results.items()}
+    latest = max(results.values(), key=lambda result: result.provenance.created_utc)
+    older = [name for name, found in hashes.items() if found != latest.provenance.git_hash]
+    if older:
+        print(
+            f"note: {len(older)} of {len(hashes)} runs are of other code than the latest one "
+            f"({', '.join(older)}); to make them anew, remove their folders in {out}"
+        )
 
 
 def chosen(tuning: dict[str, Any], scenario: Scenario) -> dict[str, dict[str, Any]]:
@@ -127,6 +140,7 @@ def _rows(
                     "plan_hash": result.provenance.plan_hash,
                     "data_hash": result.provenance.data_hash,
                     "model_hash": next(iter(result.provenance.model_hash.values())),
+                    "git_hash": result.provenance.git_hash,
                     "versions": {
                         "emsfl": result.provenance.emsfl_version,
                         **result.provenance.packages,

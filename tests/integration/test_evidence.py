@@ -1,5 +1,6 @@
 """The suite behind the evidence: rows do not depend on the number of processes, and make a page."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def _importable():
         yield
 
 
-def test_one_process_and_two_find_the_same_rows_and_the_page_shows_them(tmp_path):
+def test_one_process_and_two_find_the_same_rows_and_the_page_shows_them(tmp_path, capsys):
     from suite.page import write_page
     from suite.rows import collect
     from suite.scenarios import COVERAGE, ROTATED
@@ -46,6 +47,17 @@ def test_one_process_and_two_find_the_same_rows_and_the_page_shows_them(tmp_path
     worth = 100 * (rows[0]["final"] - rows[2]["final"])
     assert [rows[i]["method"] for i in (0, 2)] == ["ems_fl", "ems_fl_no_gate"]
     assert f"| the domain gate, not the plain router | {worth:+.1f} |".replace("-", "−") in page
+
+    path = tmp_path / "rows1" / f"{rotated.name}-fedavg_fill-0" / "result.json"
+    finished = json.loads(path.read_text())
+    finished["provenance"] |= {"git_hash": "older", "created_utc": "2026-01-01T00:00:00+00:00"}
+    path.write_text(json.dumps(finished))
+    assert "of other code" not in capsys.readouterr().out
+    mixed = collect(scenarios, tuning, tmp_path / "rows1", [0], 1, EXTRA)
+    assert f"1 of 4 runs are of other code than the latest one ({path.parent.name})" in (
+        capsys.readouterr().out
+    )
+    assert [row["git_hash"] for row in mixed].count("older") == 1
 
     tuning[rotated.name]["methods"]["ems_fl"]["chosen"] = {"learning_rate": 123.0}
     with pytest.raises(SystemExit, match=r"other settings .* --methods ems_fl"):
