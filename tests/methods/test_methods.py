@@ -223,6 +223,31 @@ def test_save_and_restore_give_the_same_server(ems, federation, settings):
     assert twin.hand_out("south").receive is Receive.RESET
 
 
+def test_shared_parameters_take_small_steps_until_a_cluster_has_uploaded_often(ems, federation):
+    settings = replace(ems.settings, shared_lr_factor=0.4)
+    method = EmsFl(federation, settings, shared_warmup_uploads=4)
+
+    def factor(cluster):
+        return method.hand_out(cluster).settings.shared_lr_factor
+
+    assert factor("north") == pytest.approx(0.1)
+    for later in (0.2, 0.3):
+        method.receive(ems_update(method, "north", 1.0))
+        assert factor("north") == pytest.approx(later)
+    assert factor("south") == pytest.approx(0.1), "the uploads of another cluster do not count"
+    spoilt = ems_update(method, "south", float("nan"))
+    with pytest.raises(UpdateRefusedError):
+        method.receive(spoilt)
+    assert factor("south") == pytest.approx(0.1), "nor does a refused one"
+    twin = EmsFl(federation, settings, shared_warmup_uploads=4)
+    twin.restore(method.save())
+    assert twin.hand_out("north").settings.shared_lr_factor == pytest.approx(0.3)
+    twin.receive(ems_update(twin, "north", 1.0))
+    for _ in range(2):
+        assert twin.hand_out("north").settings is settings
+        twin.receive(ems_update(twin, "north", 1.0))
+
+
 # Updates that must be refused
 
 

@@ -167,6 +167,7 @@ def _ems_fl(
             random_experts=random_experts,
             tunes=tunes,
             staleness_exponent=s.staleness_exponent,
+            shared_warmup_uploads=s.shared_warmup_uploads,
         )
 
     return build

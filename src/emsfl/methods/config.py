@@ -109,6 +109,9 @@ class EmsFlSettings(ConfigModel):
     """Experts per layer that each cluster owns; null: as many as there are for all."""
     staleness_exponent: float = Field(default=0.0, ge=0, le=10)
     """a in (staleness + 1)^-a, which scales a cluster's shared delta; 0: no discount."""
+    shared_warmup_uploads: int = Field(default=0, ge=0)
+    """A cluster's step size of shared parameters grows to `shared_lr_factor` over so many of its
+    uploads, linearly: the merged model is better at first; 0: full from the start."""
 
 
 class MethodSettings(ConfigModel):

@@ -9,6 +9,7 @@ weight of the deltas and the separate step size of shared parameters are this pr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ class EmsFl(Method):
         random_experts: bool = False,
         tunes: bool = True,
         staleness_exponent: float = 0.0,
+        shared_warmup_uploads: int = 0,
     ) -> None:
         """Prepare the server.
 
@@ -65,6 +67,8 @@ class EmsFl(Method):
             tunes: False for the ablation that only gates the untuned model.
             staleness_exponent: a >= 0 in (staleness + 1)^-a, by which a shared delta's weight is
                 multiplied; staleness counts the versions since the cluster's download.
+            shared_warmup_uploads: a cluster's step size of shared parameters grows to its full
+                value over so many of its uploads, linearly; 0: it is full from the start.
 
         Raises:
             InfeasibleError: there are too few experts for the clusters.
@@ -75,6 +79,9 @@ class EmsFl(Method):
         self.random_experts = random_experts
         self.tunes = tunes
         self.staleness_exponent = staleness_exponent
+        self.shared_warmup_uploads = shared_warmup_uploads
+        self.num_uploads = dict.fromkeys(federation.clusters, 0)
+        """Updates of each cluster that were merged."""
         layers = federation.layout.layers
         self.owner: NDArray[np.int64] = np.full((len(layers), layers[0].num_experts), NOBODY)
         """[L, E]: index of the cluster that owns an expert, -1 for nobody."""
@@ -101,7 +108,7 @@ class EmsFl(Method):
         return Work(
             owned=self.owned(cluster),
             payload=self._payload(cluster, resets),
-            settings=self.settings,
+            settings=self._warmed_up(cluster),
             receive=Receive.RESET if resets else Receive.REBASE,
             upload=Upload.SPLIT,
             trains_while_uploading=True,
@@ -120,6 +127,7 @@ class EmsFl(Method):
         weight *= (staleness + 1) ** -self.staleness_exponent
         self.state = add_scaled(self.state, update.shared_delta, weight)
         self.version += 1
+        self.num_uploads[update.cluster] += 1
 
     def refused(self, cluster: str) -> None:
         """Let the cluster start again from what the server holds."""
@@ -161,6 +169,7 @@ class EmsFl(Method):
         return {
             **super().save(),
             "to_reset": sorted(self.to_reset),
+            "num_uploads": dict(self.num_uploads),
             "owner": torch.from_numpy(self.owner),
         }
 
@@ -168,8 +177,20 @@ class EmsFl(Method):
         """See `Method.restore`."""
         super().restore(saved)
         self.to_reset = set(saved["to_reset"])
+        self.num_uploads = dict(saved["num_uploads"])
         self.owner = saved["owner"].numpy()
         self.scored()
+
+    def _warmed_up(self, cluster: str) -> LocalSettings:
+        """Return how a cluster trains next: shared parameters take small steps at first.
+
+        A step of theirs changes what the experts of all clusters get to see, and these follow only
+        with their own next uploads.
+        """
+        share = (self.num_uploads[cluster] + 1) / max(1, self.shared_warmup_uploads)
+        if share >= 1:
+            return self.settings
+        return replace(self.settings, shared_lr_factor=self.settings.shared_lr_factor * share)
 
     def _payload(self, cluster: str, resets: bool) -> State:
         """Return what the cluster lacks: shared parameters that have changed; all on a reset."""

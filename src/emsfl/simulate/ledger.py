@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from emsfl.data import Samples
@@ -53,9 +53,9 @@ class Ledger:
     ) -> None:
         """Keep the most that one device trains at once, and the most memory that one needs.
 
-        Memory is counted on a batch of `samples`, once per kind of work.
+        Memory is counted on a batch of `samples`, once per kind of work, whatever the step sizes.
         """
-        kind = (work.owned, work.settings)
+        kind = (work.owned, replace(work.settings, learning_rate=1.0, shared_lr_factor=1.0))
         if work.activity is not Activity.TRAIN or kind in self.noted:
             return
         self.noted.add(kind)

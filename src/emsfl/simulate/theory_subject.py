@@ -81,6 +81,12 @@ class Subject:
             found.append(
                 f"stale deltas discounted by exponent {discount:g}: Lemma 1 has no discount"
             )
+        warmup = self.method_settings.ems_fl.shared_warmup_uploads
+        if warmup > 0 and not self.is_fedavg:
+            found.append(
+                f"small steps of shared parameters for {warmup} uploads: the theorems' step size "
+                "is the same throughout"
+            )
         if s.optimizer != "sgd":
             found.append(f"optimiser {s.optimizer}: the theorems' is plain SGD; no rate compares")
         elif s.momentum > 0:
@@ -144,7 +150,11 @@ def subject_of(
 
 
 def _build(name: str, scenario: Scenario, settings: MethodSettings) -> Method:
-    """Return the method without the discount of stale deltas, which Lemma 1 knows nothing of."""
-    plain = settings.ems_fl.model_copy(update={"staleness_exponent": 0.0})
+    """Return the method without a discount of stale deltas and without a warm-up.
+
+    Lemma 1 knows nothing of either.
+    """
+    update = {"staleness_exponent": 0.0, "shared_warmup_uploads": 0}
+    plain = settings.ems_fl.model_copy(update=update)
     chosen = settings.model_copy(update={"ems_fl": plain})
     return METHODS[name].build(scenario.federation, scenario.training, chosen)
