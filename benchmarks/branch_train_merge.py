@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from itertools import repeat
 from multiprocessing import get_context
 from typing import Any
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    tried = candidates("local", LANGUAGE_MODEL.regime, arguments.points)
+    tried = candidates("local", replace(LANGUAGE_MODEL, num_points=arguments.points))
     rates = [settings["learning_rate"] for settings in tried]
     with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
         search = list(

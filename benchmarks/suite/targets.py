@@ -93,7 +93,7 @@ def verdict(target: Target, rows: Sequence[Row]) -> tuple[str, bool] | None:
     if quantity == "behind":
         share = _share_behind(grouped["ems_fl"], [grouped[name] for name in rivals], metric)
     elif quantity == "time":
-        share = _time_share(grouped["ems_fl"], grouped[best], rows[0]["metric"])
+        share = time_share(grouped["ems_fl"], grouped[best], rows[0]["metric"])
     else:
         own = statistics.fmean(row[quantity] for row in grouped["ems_fl"])
         share = own / statistics.fmean(row[quantity] for row in grouped[best])
@@ -126,7 +126,7 @@ def _share_behind(
     return None if last == len(times) - 1 else times[last + 1] / times[-1]
 
 
-def _time_share(own: Sequence[Row], rival: Sequence[Row], metric: str) -> float | None:
+def time_share(own: Sequence[Row], rival: Sequence[Row], metric: str) -> float | None:
     """Return EMS-FL's mean time to the rival's final values over the rival's own mean time.
 
     None: not reached with every seed; infinity: the rival ends no better than it begins.

@@ -11,6 +11,7 @@ method for either). Before there was a rule for ties the first point won.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,13 +86,16 @@ def spaces_of(method: str, regime: str) -> list[Space]:
     return [space, {**space, "local_steps": steps}]
 
 
-def candidates(method: str, regime: str, num_points: int) -> list[dict[str, Any]]:
-    """Return the settings to try, space after space; the same ones on every call."""
-    return [
+def candidates(method: str, scenario: Scenario) -> list[dict[str, Any]]:
+    """Return the settings to try, space after space, then the grid; the same on every call."""
+    drawn = [
         {key: axis.at(share) for (key, axis), share in zip(space.items(), row, strict=True)}
-        for space in spaces_of(method, regime)
-        for row in qmc.Sobol(len(space), seed=0).random(num_points)
+        for space in spaces_of(method, scenario.regime)
+        for row in qmc.Sobol(len(space), seed=0).random(scenario.num_points)
     ]
+    grid = scenario.grids.get(method)
+    combinations = itertools.product(*grid.values()) if grid else ()
+    return [*drawn, *(dict(zip(grid or (), values, strict=True)) for values in combinations)]
 
 
 def tune(
@@ -110,7 +114,7 @@ def tune(
     points = []
     for scenario in scenarios:
         for method in scenario.trained:
-            tried = candidates(method, scenario.regime, scenario.num_points)
+            tried = candidates(method, scenario)
             for index, settings in enumerate(tried):
                 for seed in seeds:
                     name = f"{scenario.name}-{method}-{index}-{seed}"
@@ -151,7 +155,7 @@ def _choose(
     metric = "accuracy"
     for method in scenario.trained:
         rows = []
-        tried = candidates(method, scenario.regime, scenario.num_points)
+        tried = candidates(method, scenario)
         for index, settings in enumerate(tried):
             finals = [
                 results[name].methods[method].final_accuracy.mean

@@ -29,9 +29,10 @@ def test_one_process_and_two_find_the_same_rows_and_the_page_shows_them(tmp_path
     from suite.tuning import tune
 
     few = {"trained": ("ems_fl", "fedavg_fill"), "ablations": ("ems_fl_no_gate",)}
-    rotated = replace(ROTATED, **few, num_points=1)
+    rotated = replace(ROTATED, **few, num_points=1, grids={})
     scenarios = [rotated, replace(COVERAGE, **few, tuned_as=rotated.name)]
     tuning = tune([rotated], tmp_path / "tuning", workers=1, extra=EXTRA)
+    tuning[COVERAGE.name] = tuning[rotated.name]
     rows, again = (
         collect(scenarios, tuning, tmp_path / f"rows{workers}", [0], workers, EXTRA)
         for workers in (1, 2)
@@ -59,9 +60,54 @@ def test_one_process_and_two_find_the_same_rows_and_the_page_shows_them(tmp_path
     )
     assert [row["git_hash"] for row in mixed].count("older") == 1
 
+    moved = [row | {"device": "cuda"} if row["method"] == "ems_fl" else row for row in rows]
+    write_page(moved, tuning, tmp_path / "evidence.md")
+    page = (tmp_path / "evidence.md").read_text()
+    assert "made on `cuda` with" in page
+    assert "; FedAvg (fill) and EMS-FL (no gate) on `cpu` with" in page
+
     tuning[rotated.name]["methods"]["ems_fl"]["chosen"] = {"learning_rate": 123.0}
     with pytest.raises(SystemExit, match=r"other settings .* --methods ems_fl"):
         write_page(rows, tuning, tmp_path / "evidence.md")
+    del tuning[rotated.name]["methods"]["ems_fl"]
+    with pytest.raises(SystemExit, match=r"no search; .* --scenarios mnist_rotated --methods ems"):
+        write_page(rows, tuning, tmp_path / "evidence.md")
+
+
+def test_a_chosen_value_at_the_edge_of_the_search_is_told():
+    from suite.edges import edges_text
+    from suite.scenarios import ROTATED
+
+    def search(chosen):
+        tried = [{"learning_rate": rate, "mixing": rate} for rate in (0.1, 0.2, 0.4)]
+        return {"chosen": chosen, "points": [{"settings": settings} for settings in tried]}
+
+    inside, edge = ({"learning_rate": rate, "mixing": rate} for rate in (0.2, 0.4))
+    methods = {"fedavg": search(inside), "fedasync": search(edge)}
+    told = edges_text([ROTATED], {"mnist_rotated": {"methods": methods}})
+    assert told.endswith("more may lie beyond: FedAsync (highest learning_rate).")
+    del methods["fedasync"]
+    assert edges_text([ROTATED], {"mnist_rotated": {"methods": methods}}) is None
+
+
+def test_a_warm_up_is_shown_beside_the_same_seeds_without():
+    from suite.warm_up import warm_up_table
+
+    def row(scenario, method, seed, *values):
+        curve = [[3 * 3600.0 * place, value, 0] for place, value in enumerate(values)]
+        return {"scenario": scenario, "method": method, "seed": seed, "metric": "accuracy",
+                "initial": 0.5, "final": values[-1], "curve": curve}  # fmt: skip
+
+    known = [
+        row("mnist_rotated", "ems_fl", 0, 0.4, 0.3, 0.6, 0.8),
+        row("mnist_rotated", "ems_fl", 1, 0.4, 0.3, 0.6, 0.9),
+        row("mnist_rotated", "fedavg", 0, 0.5, 0.5, 0.5, 0.6),
+    ]
+    assert warm_up_table(known) is None
+    warm = row("warm_up_mnist_rotated", "ems_fl", 0, 0.4, 0.6, 0.7, 0.8)
+    *_, without, grown = warm_up_table([*known, warm]).splitlines()
+    assert without == "| Rotated MNIST | none | 6 | 0.67 | 80.0 |"
+    assert grown == "| Rotated MNIST | 20 uploads | 3 | 0.33 | 80.0 |"
 
 
 def test_of_equally_good_settings_the_smallest_rate_wins():
@@ -127,12 +173,15 @@ def test_the_target_is_of_the_best_of_all_forms_of_fedavg():
 
 
 def test_fedasync_and_fedbuff_are_searched_with_and_without_a_fixed_number_of_steps():
+    from suite.scenarios import ROTATED
     from suite.tuning import candidates
 
+    few = replace(ROTATED, num_points=8, grids={"ems_fl": {"learning_rate": [1, 2], "b": [3, 4]}})
     for method in ("fedasync", "fedbuff"):
-        tried = candidates(method, "sgd", 8)
+        tried = candidates(method, few)
         assert ["local_steps" in settings for settings in tried] == [False] * 8 + [True] * 8
-    assert len(candidates("ems_fl", "sgd", 8)) == 8
+    grid = [{"learning_rate": rate, "b": b} for rate in (1, 2) for b in (3, 4)]
+    assert candidates("ems_fl", few)[8:] == grid
 
 
 def test_every_scenario_is_a_config_and_its_settings_come_from_a_search_of_its_own():

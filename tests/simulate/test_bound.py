@@ -136,3 +136,13 @@ def test_what_the_theorems_do_not_cover_is_refused(scenario):
     refused("Lemma 1", events=[{"event": "refused", "cluster": "north", "time_s": 1.0}])
     refused("south never delivers", events=[e for e in events if e["cluster"] == "north"])
     refused("no round of FedAvg", name="fedavg", events=[])
+
+
+def test_a_warm_up_is_left_out_and_said(scenario):
+    warm = SETTINGS.ems_fl.model_copy(update={"shared_warmup_uploads": 4})
+    settings = SETTINGS.model_copy(update={"ems_fl": warm})
+    events = untrained_events(scenario, "ems_fl", settings)
+    assert events == untrained_events(scenario, "ems_fl", SETTINGS)
+    subject = subject_of(scenario, "ems_fl", settings, events)
+    assert any("small steps" in line for line in subject.differences())
+    assert subject.method().shared_warmup_uploads == 0
