@@ -60,7 +60,7 @@ seed reached it. Overhead is what the cost model counts.
 
 What to know before comparing:
 
-- Every seed divides the same pool of data anew. A seed's test samples are new to its runs, but most
+- Every seed divides the same pool of data anew. A seed's test samples are new to its runs, but many
   of them were among the training samples of the search's seed, and some among its validation
   samples.
 - Devices hold the pre-trained model from the start and have scored it, and the gate's statistics
