@@ -5,8 +5,8 @@
 
 Settings are those that the search found (benchmarks/results/tuning.json); most scenarios of the map
 use those of rotated MNIST. Without --scenarios the main ones are run. With --tune the search is run
-again first for scenarios with settings of their own: the same number of points for every method, on
-the validation split, with other seeds than those reported. New rows take the places of older ones
+again first for scenarios with settings of their own, on the validation split and with other seeds
+than those reported; suite/tuning.py has its rule. New rows take the places of older ones
 of the same scenario, method and seed. Every run is a folder below --out, so an interrupted suite
 goes on where it was. benchmarks/evidence_page.py makes docs/evidence.md of the rows.
 """

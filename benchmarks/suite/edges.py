@@ -13,13 +13,21 @@ OPEN_ENDED = ("learning_rate", "local_steps", "shared_lr_factor", "server_learni
 """Settings that could have gone on beyond what was tried."""
 
 
-def edges_text(scenarios: Sequence[Scenario], tuning: dict[str, Any]) -> str | None:
-    """Say where the best point of a search is its lowest or highest; None: nowhere."""
+def edges_text(
+    scenarios: Sequence[Scenario], tuning: dict[str, Any], *, named: bool = True
+) -> str | None:
+    """Say where the best point of a search is its lowest or highest; None: nowhere.
+
+    Args:
+        scenarios: with a search of their own; others are passed over.
+        tuning: all searches.
+        named: whether to name the scenarios.
+    """
     told = []
     for scenario in scenarios:
         found = tuning.get(scenario.name, {"methods": {}})["methods"]
         edges = [f"{method_label(m)} ({e})" for m, of in found.items() if (e := _edges(of))]
-        prefix = f"in {scenario.name} " if len(scenarios) > 1 else ""
+        prefix = f"in {scenario.name} " if named else ""
         told += [prefix + listing(edges)] if edges else []
     if not told:
         return None

@@ -1,12 +1,14 @@
-"""Tune every method with the same number of points, drawn from its own space by one fixed rule.
+"""Tune every method on points drawn from its own space by one fixed rule.
 
 The rule: the points of a method are the first ones of a scrambled Sobol sequence (seed 0) over its
 space below, as many as the scenario says for every method; the winner has the best final value on
 the validation split, meant over the tuning seeds; of equal ones the smallest learning rate wins.
-Nothing else counts. It was laid down before any curve of these searches was seen, but for two
+Nothing else counts. It was laid down before any curve of these searches was seen, but for three
 things that came after the first results. FedAsync and FedBuff were given a second space, and so
 twice as many points: uploads at the next contact, and after a number of local steps (FedAvg has a
-method for either). Before there was a rule for ties the first point won.
+method for either). On rotated MNIST some methods were given a grid on top (`Scenario.grids`), since
+the demo's had found better settings for FedAvg and FedAsync than the sequence. Before there was a
+rule for ties the first point won.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ HEAD = """## Small first steps of shared parameters
 A step of the shared parameters changes what the experts of all clusters get to see, and these
 follow only with their clusters' next uploads: the merged model is worse at first. With
 `method_settings.ems_fl.shared_warmup_uploads: {uploads}` a cluster's step size of shared parameters
-grows to its full value over its first {uploads} uploads. The number was chosen on validation data
-of rotated MNIST, after the rows above had been seen; the other settings are the search's without
-it. The rest of this page is without it.
+grows to its full value over its first {uploads} uploads, of the 28 or so that it makes here. The
+number was chosen on validation data of rotated MNIST, after the rows above had been seen; the other
+settings are the search's without it. The rest of this page is without it.
 
 | data | warm-up | better than untuned after, h | time to the best FedAvg form's end | final |
 | --- | --- | ---: | ---: | ---: |"""

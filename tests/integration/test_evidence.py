@@ -85,7 +85,7 @@ def test_a_chosen_value_at_the_edge_of_the_search_is_told():
     inside, edge = ({"learning_rate": rate, "mixing": rate} for rate in (0.2, 0.4))
     methods = {"fedavg": search(inside), "fedasync": search(edge)}
     told = edges_text([ROTATED], {"mnist_rotated": {"methods": methods}})
-    assert told.endswith("more may lie beyond: FedAsync (highest learning_rate).")
+    assert told.endswith("may lie beyond: in mnist_rotated FedAsync (highest learning_rate).")
     del methods["fedasync"]
     assert edges_text([ROTATED], {"mnist_rotated": {"methods": methods}}) is None
 

@@ -240,7 +240,7 @@ def test_shared_parameters_take_small_steps_until_a_cluster_has_uploaded_often(e
         method.receive(spoilt)
     assert factor("south") == pytest.approx(0.1), "nor does a refused one"
     twin = EmsFl(federation, settings, shared_warmup_uploads=4)
-    twin.restore(method.save())
+    twin.restore(unpack(*pack(method.save())))
     assert twin.hand_out("north").settings.shared_lr_factor == pytest.approx(0.3)
     twin.receive(ems_update(twin, "north", 1.0))
     for _ in range(2):

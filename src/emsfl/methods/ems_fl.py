@@ -177,7 +177,7 @@ class EmsFl(Method):
         """See `Method.restore`."""
         super().restore(saved)
         self.to_reset = set(saved["to_reset"])
-        self.num_uploads = dict(saved["num_uploads"])
+        self.num_uploads = dict(saved.get("num_uploads", self.num_uploads))
         self.owner = saved["owner"].numpy()
         self.scored()
 

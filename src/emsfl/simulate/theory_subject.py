@@ -77,12 +77,12 @@ class Subject:
         """Return in which ways the run's algorithm is not the theorems', and how far."""
         s, found = self.settings, []
         discount = self.method_settings.ems_fl.staleness_exponent
-        if discount > 0 and not self.is_fedavg:
+        if discount > 0 and s.train_shared and not self.is_fedavg:
             found.append(
                 f"stale deltas discounted by exponent {discount:g}: Lemma 1 has no discount"
             )
         warmup = self.method_settings.ems_fl.shared_warmup_uploads
-        if warmup > 0 and not self.is_fedavg:
+        if warmup > 0 and s.train_shared and not self.is_fedavg:
             found.append(
                 f"small steps of shared parameters for {warmup} uploads: the theorems' step size "
                 "is the same throughout"
