@@ -38,6 +38,7 @@ from suite.scenarios import (
     Scenario,
 )
 from suite.targets import TARGETS, verdict
+from suite.unseen import unseen_table
 from suite.warm_up import warm_up_table
 from suite.wording import brief_lead
 
@@ -63,7 +64,7 @@ What to know before comparing:
 
 - Every seed divides the same pool of data anew. A seed's test samples are new to its runs, but many
   of them were among the training samples of the search's seed, and some among its validation
-  samples.
+  samples. [Rotated MNIST](#rotated-mnist) is judged without these as well.
 - Devices hold the pre-trained model from the start and have scored it, and the gate's statistics
   are with the server. [One scenario](#beginning) sends all of that in contacts.
 - EMS-FL's and ESFT-like's devices train on while their upload and download are on the link. Those
@@ -110,6 +111,8 @@ def write_page(rows: list[Row], tuning: dict[str, Any], path: Path) -> None:
                 _section(scenario, mine, tuning),
                 *filter(None, [more_points_table(scenario, tuning)]),
             ]
+        if mine and scenario is ROTATED:
+            parts += filter(None, [unseen_table(rows)])
         if mine and scenario is COVERAGE:
             parts.append(coverage_table(rows))
         if mine and scenario is LANGUAGE_MODEL:

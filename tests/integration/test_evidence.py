@@ -191,3 +191,23 @@ def test_every_scenario_is_a_config_and_its_settings_come_from_a_search_of_its_o
         load(scenario.config, scenario.overrides, [*scenario.trained, *scenario.ablations])
         assert SCENARIOS[scenario.tuned_name].tuned_as is None
     assert all(SCENARIOS[s.name] == s for axis in MAP for s in axis.points.values())
+
+
+def test_what_the_search_never_saw_stands_beside_the_whole_test_set(tmp_path, monkeypatch):
+    from suite import unseen
+
+    path = tmp_path / "unseen.json"
+    monkeypatch.setattr(unseen, "RESULT", path)
+    assert unseen.unseen_table([]) is None
+    found = [
+        {"method": method, "seed": 0, "num_samples": 200, "final": final}
+        for method, final in (("ems_fl", 0.8), ("fedavg", 0.65), ("fedbuff", 0.7))
+    ]
+    path.write_text(json.dumps({"rows": found}))
+    rows = [
+        {"scenario": "mnist_rotated", "method": method, "final": 0.5}
+        for method in ("ems_fl", "fedavg")
+    ]
+    *_, own, rival = unseen.unseen_table(rows).splitlines()
+    assert own == "| EMS-FL | 50.0 | 80.0 | – |"
+    assert rival == "| FedAvg | 50.0 | 65.0 | +15.0 |"
