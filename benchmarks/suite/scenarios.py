@@ -99,8 +99,8 @@ ROTATED = Scenario(
         "fedprox": {**DEMO_GRIDS["fedavg"], "mu": [0.01]},
     },
     title="Rotated MNIST",
-    note="EMS-FL's chosen point does less well on another processor (the last table of its "
-    "section), where a lower rate would have been chosen, with which the first aim of time would "
+    note="EMS-FL's chosen point did less well when the search's points were run again (a table "
+    "in its section); a lower rate would have been chosen, with which the first aim of time would "
     "have been met (LOG.md). The rows keep the first choice, since test data had been seen. The "
     "grids came last, and gave FedAvg, FedProx and FedAsync better settings.",
 )
