@@ -4,8 +4,8 @@
 
 Every seed divides one pool of data anew, so most test samples of the seeds that are reported took
 part in the search (seed 10), as training or validation samples. Here the same runs, with the
-settings of benchmarks/results/tuning.json, are judged at their end on the rest alone: samples that
-were test samples of the search's seed too, which it never looked at. Writes
+settings of configs/evidence/mnist_rotated.yaml, are judged at their end on the rest alone: samples
+that were test samples of the search's seed too, which it never looked at. Writes
 benchmarks/results/unseen.json, which benchmarks/evidence_page.py shows.
 """
 

@@ -10,8 +10,8 @@ from emsfl.results.metric import METRICS
 from suite.scenarios import ROOT, Scenario
 
 MORE = ROOT / "benchmarks/results/more_points.json"
-HEAD = """Settings tried beyond the search, on its validation data, beside the one that it chose
-(`benchmarks/results/more_points.json`; `emsfl run` with one of them as `method_settings`, seed 10
+HEAD = """Settings tried beyond the search or once more, on its validation data, beside the one that
+it chose (`benchmarks/results/more_points.json`; `emsfl run` with one of them as `method_settings`, seed 10
 and `simulate.judged_on=validation` repeats it):
 
 | method | what | device | points | best of them | chosen |

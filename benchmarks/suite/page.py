@@ -68,8 +68,8 @@ What to know before comparing:
 - Devices hold the pre-trained model from the start and have scored it, and the gate's statistics
   are with the server. [One scenario](#beginning) sends all of that in contacts.
 - EMS-FL's and ESFT-like's devices train on while their upload and download are on the link. Those
-  of the other methods wait for their next model from the first bit sent to the last received, gaps
-  between contacts included: the slower the link, the less they compute.
+  of the other federated methods wait for their next model from the first bit sent to the last
+  received, gaps between contacts included: the slower the link, the less they compute.
 - A device whose model is replaced by the server's (FedAvg, FedProx, FedAsync, FedBuff,
   FedMoE-like) begins with an empty optimiser state, as these methods have it; on the language
   model it keeps its own, which makes them better there
@@ -186,10 +186,8 @@ def _machines(rows: list[Row]) -> str:
         packages = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
         labels = made.setdefault(f"on `{row['device']}` with {packages}", [])
         labels += [] if row["label"] in labels else [row["label"]]
-    if len(made) == 1:
-        return next(iter(made))
-    _, *others = made
-    return "; ".join([next(iter(made)), *(f"{listing(made[how])} {how}" for how in others)])
+    first, *others = made
+    return "; ".join([first, *(f"{listing(made[how])} {how}" for how in others)])
 
 
 def _dense_table(rows: list[Row]) -> str:

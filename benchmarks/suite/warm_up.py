@@ -5,9 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from emsfl.results.labels import FEDAVG_FORMS
 from emsfl.results.metric import METRICS, Metric
-from emsfl.results.summary import spread
+from emsfl.results.summary import best_fedavg, spread
 from emsfl.results.wording import MISSING
 from suite.scenarios import SCENARIOS, WARM_UP, WARMED_UP
 from suite.targets import time_share
@@ -44,13 +43,13 @@ def warm_up_table(rows: list[Row]) -> str | None:
 
 def _cells(mine: list[Row], known: list[Row]) -> list[str]:
     metric = METRICS[mine[0]["metric"]]
-    forms: dict[str, list[Row]] = {}
+    rivals: dict[str, list[Row]] = {}
     for row in known:
-        if row["method"] in FEDAVG_FORMS and row["seed"] in {r["seed"] for r in mine}:
-            forms.setdefault(row["method"], []).append(row)
-    means = {form: statistics.fmean(row["final"] for row in of) for form, of in forms.items()}
-    best = list(means)[metric.best(list(means.values()))]
-    share = time_share(mine, forms[best], mine[0]["metric"])
+        if row["seed"] in {r["seed"] for r in mine}:
+            rivals.setdefault(row["method"], []).append(row)
+    finals = {method: [row["final"] for row in of] for method, of in rivals.items()}
+    form = best_fedavg(finals, metric)
+    share = None if form is None else time_share(mine, rivals[form], mine[0]["metric"])
     return [
         _better_after(mine, metric),
         MISSING if share is None else f"{share:.2f}",
