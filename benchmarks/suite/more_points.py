@@ -11,8 +11,8 @@ from suite.scenarios import ROOT, Scenario
 
 MORE = ROOT / "benchmarks/results/more_points.json"
 HEAD = """Settings tried beyond the search or once more, on its validation data, beside the one that
-it chose (`benchmarks/results/more_points.json`; `emsfl run` with one of them as `method_settings`, seed 10
-and `simulate.judged_on=validation` repeats it):
+it chose (`benchmarks/results/more_points.json`; `emsfl run` with one of them as `method_settings`,
+seed 10 and `simulate.judged_on=validation` repeats it):
 
 | method | what | device | points | best of them | chosen |
 | --- | --- | --- | ---: | ---: | ---: |"""
